@@ -1,0 +1,82 @@
+"""Every test runs without the user's AWS settings, in an empty home, on loopback alone."""
+
+import ipaddress
+import os
+import sys
+
+import pytest
+
+_REMOVED = {
+    "http_proxy", "https_proxy", "no_proxy", "all_proxy", "no_color",
+    "ssl_cert_file", "ssl_cert_dir", "userprofile", "homedrive", "homepath",
+}
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch, tmp_path_factory):
+    """The test's own empty home folder."""
+    for name in list(os.environ):
+        if name.upper().startswith("AWS_") or name.lower() in _REMOVED:
+            monkeypatch.delenv(name)
+    folder = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    return folder
+
+
+@pytest.fixture
+def environ(home):
+    """An environment to extend and to pass on as `environ=`."""
+    return {"HOME": str(home), "AWS_EC2_METADATA_DISABLED": "true"}
+
+
+class _Outside:
+    """What the running test asked of addresses outside this machine. Nothing gets through."""
+
+    asked = []
+    error = AssertionError
+
+
+def _is_local(host):
+    if host in (None, "", "localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _refuse_outside(event, args, outside=_Outside, is_local=_is_local):
+    if event == "socket.getaddrinfo":
+        address = args[:2]
+    elif event in ("socket.connect", "socket.sendto"):
+        address = args[1]
+    else:
+        return
+    # The address of a Unix socket is not a tuple.
+    if isinstance(address, tuple) and not is_local(address[0]):
+        outside.asked.append(address[:2])
+        raise outside.error(f"a test asked for {address[0]} port {address[1]}")
+
+
+# An audit hook sees every thread and library, asyncio's sockets too; it cannot be removed.
+sys.addaudithook(_refuse_outside)
+
+
+@pytest.fixture(autouse=True)
+def loopback_only():
+    """Fails the test that asked for another machine, also where the error was swallowed."""
+    _Outside.asked.clear()
+    yield
+    assert _Outside.asked == []
+
+
+@pytest.fixture
+def nobody_answers(loopback_only, monkeypatch):
+    """The (host, port) pairs outside this machine asked for so far; nobody is there.
+
+    For addresses that no setting can move: the container's, a service's own host name.
+    """
+    monkeypatch.setattr(_Outside, "error", ConnectionRefusedError)
+    yield _Outside.asked
+    _Outside.asked.clear()
