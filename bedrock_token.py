@@ -37,7 +37,7 @@ from __future__ import annotations
 
 __all__ = [
     "BedrockError", "BedrockTokenError", "Credentials", "CredentialsError", "NoCredentialsError", "NoRegionError",
-    "Token", "presign",
+    "Token", "decode_token", "presign",
 ]
 
 __version__ = "1.0.0"
@@ -399,3 +399,108 @@ def presign(
         now=datetime.now(timezone.utc) if now is None else _in_utc(now, "now"),
     )
     return f"https://{host}{path}?{signed}"
+
+
+# ---------------------------------------------------------------------------------------------------- tokens
+
+
+def _region(region: str) -> str:
+    """The region without surrounding blanks; ValueError if it does not look like one (us-east-1)."""
+    if not isinstance(region, str):
+        raise TypeError(f"region must be a string, not {type(region).__name__}")
+    name = region.strip()
+    first, *middle, last = name.split("-") if "-" in name else ("", "")
+    well_formed = first.isalpha() and middle and all([part.isalnum() for part in middle]) and last.isdigit()
+    if not (well_formed and name.isascii() and name.islower()):
+        what = repr(name) if len(name) < 25 and name.islower() and _is_plain(name) else "this"  # no misplaced secret
+        raise ValueError(f"{what} is not a region; one looks like us-east-1")
+    return name
+
+
+def _mint(credentials: Credentials, region: str, expires_in: int, now: datetime) -> Token:
+    """The token itself: a presigned POST to Bedrock in base64, signed for no header but host, with no body."""
+    ends = credentials.expiration
+    if ends is not None and ends <= now:
+        source = credentials.source or "code"
+        raise CredentialsError(f"the credentials from {source} have expired already, at {ends.isoformat()}")
+    query = _presigned_query(
+        "POST", _TOKEN_HOST, "/", [("Action", "CallWithBearerToken")], (), _EMPTY_SHA256,
+        service="bedrock", region=region, credentials=credentials, expires_in=expires_in, now=now,
+    )
+    url = f"{_TOKEN_HOST}/?{query}&Version=1"
+    value = _TOKEN_PREFIX + binascii.b2a_base64(url.encode("ascii"), newline=False).decode("ascii")
+    expiration = now + timedelta(seconds=expires_in, microseconds=-now.microsecond)  # it is signed in whole seconds
+    return Token(value, expiration if ends is None else min(expiration, ends), region)
+
+
+def _account_of(access_key_id: str) -> str | None:
+    """The account id in an access key id, for keys made since 2019. A community finding, not AWS's word."""
+    import base64
+
+    try:
+        number = int.from_bytes(base64.b32decode(access_key_id[4:])[:6], "big")
+    except ValueError:
+        return None
+    account = (number & 0x7FFFFFFFFF80) >> 7
+    new = len(access_key_id) == 20 and access_key_id[4] in "QRSTUVWXYZ234567"
+    return f"{account:012d}" if new and account < 10**12 else None
+
+
+def decode_token(token: str) -> dict[str, Any]:
+    """What a token says of itself, read offline and not verified. Never the signature or another secret.
+
+    A short-term key gives `kind` ("short-term"), `access_key_id`, `region`, `service`, `issued_at` and `expires_at`
+    (aware UTC datetimes), `expires_in` (seconds, as signed), `temporary` (made from temporary credentials, which may
+    end earlier) and, where the key id encodes it, `account_id`. A long-term one gives `kind` ("long-term"), `user_name`
+    and `account_id`. Raises ValueError if it is neither, or damaged.
+    """
+    import base64
+    from urllib.parse import unquote
+
+    if not isinstance(token, str):
+        raise TypeError(f"token must be a string, not {type(token).__name__}")
+    prefix = next((prefix for prefix in (_TOKEN_PREFIX, _LONG_TERM_PREFIX) if token.startswith(prefix)), None)
+    if prefix is None:
+        raise ValueError(f"not a Bedrock API key: it must start with {_TOKEN_PREFIX} or {_LONG_TERM_PREFIX}")
+    damaged = f"the token is damaged or cut off (it has {len(token)} characters)"
+    try:
+        text = base64.b64decode(token[len(prefix):], validate=True).decode("ascii", "replace")
+    except ValueError:
+        raise ValueError(damaged) from None
+    if prefix == _LONG_TERM_PREFIX:
+        user_name, colon, _ = text.partition(":")
+        account = user_name.rpartition("-at-")[2]
+        named = colon and user_name.startswith("BedrockAPIKey-") and _is_plain(user_name)
+        if not (named and account.isdigit() and len(account) == 12):
+            raise ValueError("not a long-term Bedrock API key: its content has another form")
+        return {"kind": "long-term", "user_name": user_name, "account_id": account}
+
+    address, _, query = text.partition("?")
+    pairs = [(name, unquote(value)) for name, _, value in (pair.partition("=") for pair in query.split("&"))]
+    values = dict(pairs)
+    if address.rstrip("/") != _TOKEN_HOST or values.get("Action") != "CallWithBearerToken":
+        raise ValueError("not a short-term Bedrock API key: it holds something else than a call of Bedrock")
+    needed = ("X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-Signature", "Version")
+    missing = [name for name in needed if not values.get(name)]
+    if missing:
+        raise ValueError(f"{damaged}: {', '.join(missing)} missing")
+    if len(values) < len(pairs):
+        raise ValueError("the token is damaged: a parameter stands in it twice")
+    try:
+        access_key_id, date, region, service, terminator = values["X-Amz-Credential"].rsplit("/", 4)
+        if not _is_plain(values["X-Amz-Credential"]):
+            raise ValueError
+        issued_at = datetime.strptime(values["X-Amz-Date"] + "+0000", "%Y%m%dT%H%M%SZ%z")
+        lifetime = _whole_seconds(int(values["X-Amz-Expires"]), 1, _TOKEN_LIFETIME, "X-Amz-Expires")
+        expires_at = issued_at + timedelta(seconds=lifetime)
+    except (ValueError, OverflowError):
+        raise ValueError("the token is damaged: its scope, date or lifetime cannot be read") from None
+    said = (values["X-Amz-Date"], f"{date}/{region}/{service}/{terminator}", values["X-Amz-Expires"])
+    if said != (*_timestamp_and_scope(issued_at, region, service), str(lifetime)):
+        raise ValueError("the token is damaged: its scope, date or lifetime is not as it is signed")
+    account_id = _account_of(access_key_id)
+    return {
+        "kind": "short-term", "access_key_id": access_key_id, **({"account_id": account_id} if account_id else {}),
+        "region": region, "service": service, "issued_at": issued_at, "expires_at": expires_at, "expires_in": lifetime,
+        "temporary": "X-Amz-Security-Token" in values,
+    }
