@@ -504,3 +504,143 @@ def decode_token(token: str) -> dict[str, Any]:
         "region": region, "service": service, "issued_at": issued_at, "expires_at": expires_at, "expires_in": lifetime,
         "temporary": "X-Amz-Security-Token" in values,
     }
+
+
+# ------------------------------------------------------------------------------------------------------ HTTP
+
+_CREDENTIAL_TIMEOUT = 10.0  # seconds, over all attempts
+_CREDENTIAL_LIMIT = 64 * 1024  # bytes
+_TRANSIENT = frozenset((429, *range(500, 600)))
+
+
+class _NoAnswer(BedrockTokenError):
+    """Nobody there, or an answer that is cut off, too slow, too long or not HTTP."""
+
+
+def _send(
+    config: _Config, method: str, url: str, *, headers: Pairs = (), body: bytes | None = None, proxied: bool = True,
+    timeout: float = _CREDENTIAL_TIMEOUT, limit: int | None = _CREDENTIAL_LIMIT,
+    transient: Collection[int] = _TRANSIENT,
+) -> tuple[HTTPResponse, bytes]:
+    """One request: its response, of any status, and the body (left unread in the response if `limit` is None).
+
+    Tries three times within `timeout` seconds on connection errors and `transient` statuses, with a short growing
+    pause. Never follows a redirect, which could carry credentials elsewhere. Raises _NoAnswer. (Only a head that comes
+    in drop by drop can take longer: http.client waits for each drop anew.)
+    """
+    import random
+    import socket
+    import ssl
+    import urllib.request
+    from http.client import HTTPException
+    from urllib.parse import urlsplit
+
+    (scheme, host, *_), deadline = urlsplit(url), time.monotonic() + timeout
+    # An opener without the default handlers: no redirects, no file: or ftp: addresses, any status is an answer.
+    opener = urllib.request.OpenerDirector()
+    opener.addheaders = [("User-Agent", f"bedrock_token/{__version__}")]
+    opener.add_handler(urllib.request.HTTPHandler())
+    if scheme == "https":
+        opener.add_handler(urllib.request.HTTPSHandler(context=config.tls_context()))
+    proxy, proxy_authorization = config.proxy_for(url) if proxied else ("", "")
+    for attempt in (1, 2, 3):
+        request = urllib.request.Request(url, body, {"Host": host, **dict(headers)}, method=method)
+        if proxy:
+            request.set_proxy(proxy, "http")
+        if proxy_authorization:
+            request.add_header("Proxy-Authorization", proxy_authorization)
+        why, final, cause = "", False, None
+        try:
+            response = opener.open(request, timeout=max(deadline - time.monotonic(), 0.001))
+            if response.status not in transient or attempt == 3:
+                return response, b"" if limit is None else _read(response, limit, deadline)
+            response.close()
+            why = f"HTTP {response.status}"
+        except (OSError, HTTPException, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            cause = error if isinstance(reason, OSError) else None  # http.client's own errors quote the answer
+            final = attempt == 3 or cause is None
+            if isinstance(reason, ssl.SSLCertVerificationError):
+                why = f"its certificate is not trusted ({reason.verify_message}); behind a proxy that inspects TLS, set"
+                why, final = why + " AWS_CA_BUNDLE to its certificate file", True
+            elif isinstance(reason, (TimeoutError, socket.timeout)):
+                why, final = f"no answer within {timeout:g} s", True
+            elif isinstance(reason, OSError):
+                why = reason.strerror or str(reason)
+            else:
+                why = "the answer is not HTTP"
+        if final:
+            via = f" through the proxy {proxy}" if proxy else ""
+            raise _NoAnswer(f"{host} cannot be used{via}: {why}") from cause
+        pause = 0.1 * 3 ** (attempt - 1) * random.uniform(0.7, 1.3)
+        if time.monotonic() + pause >= deadline:
+            break
+        time.sleep(pause)
+    raise _NoAnswer(f"{host} cannot be used: {why}, and no better answer within {timeout:g} s")
+
+
+def _read(response: HTTPResponse, limit: int, deadline: float) -> bytes:
+    """The whole body, which has to arrive complete, in time, and within the limit; an OSError says that it did not."""
+    expected, body = response.length, bytearray()
+    with response:
+        while expected is None or len(body) < expected:
+            chunk = response.read1(65536)
+            if not chunk:
+                break
+            body += chunk
+            if len(body) > limit:
+                raise OSError(f"the answer has more than {limit // 1024} KiB")
+            if time.monotonic() > deadline:
+                raise TimeoutError("the answer took too long")
+    if expected is not None and len(body) < expected:
+        raise ConnectionError("the answer is cut off")
+    return bytes(body)
+
+
+def _parse_json(data: bytes | bytearray | str) -> Any:
+    """The document, or None. An error would quote the text, which may hold credentials."""
+    import json
+
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _error_of(response: HTTPResponse, body: bytes, secrets: Iterable[str | None]) -> tuple[str, str]:
+    """Code and message of an error answer in one of AWS's JSON and XML forms, without the secrets it may repeat."""
+    import html
+    import re
+
+    text = body.decode("utf-8", "replace").strip()
+    found = _parse_json(text)
+    if not isinstance(found, dict):
+        found = {name: html.unescape(value) for name, value in re.findall(r"<(Code|Message)>([^<]*)</", text)}
+
+    def first(*names: str) -> str:
+        return next((value for value in map(found.get, names) if isinstance(value, str) and value), "")
+
+    code = response.headers.get("x-amzn-errortype") or first("code", "Code", "__type", "error")
+    message = " ".join(first("message", "Message", "error_description").split())
+    if text and not code and not message:
+        message = "the answer does not come from AWS (a proxy?)"
+    message = message or response.reason
+    for secret in filter(None, secrets):
+        code, message = code.replace(secret, "..."), message.replace(secret, "...")
+    return code.partition(":")[0].rpartition("#")[2], message[:500]
+
+
+def _ask(
+    config: _Config, source: str, method: str, url: str, *, hint: str = "", secrets: Iterable[str | None] = (),
+    **options: Any,
+) -> bytes:
+    """The body of a credential service's good answer; CredentialsError, in the name of `source`, for any other."""
+    try:
+        response, body = _send(config, method, url, **options)
+    except _NoAnswer as error:
+        raise CredentialsError(f"{source}: {error}") from error
+    if response.status == 200:
+        return body
+    details = ": ".join(filter(None, _error_of(response, body, secrets)))
+    hint = f"; {hint}" if hint and response.status in (400, 401, 403) else ""
+    raise CredentialsError(f"{source}: HTTP {response.status} {details}{hint}")
