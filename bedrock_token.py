@@ -644,3 +644,277 @@ def _ask(
     details = ": ".join(filter(None, _error_of(response, body, secrets)))
     hint = f"; {hint}" if hint and response.status in (400, 401, 403) else ""
     raise CredentialsError(f"{source}: HTTP {response.status} {details}{hint}")
+
+
+# ---------------------------------------------------------------------------------------------- config files
+#
+# https://docs.aws.amazon.com/sdkref/latest/guide/file-format.html
+
+_REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
+# Service, as settings name it -> first part of its host name, which also marks FIPS hosts.
+_HOSTS = {
+    "sts": "sts", "sso": "portal.sso", "sso_oidc": "oidc", "bedrock": "bedrock", "bedrock_runtime": "bedrock-runtime",
+}
+# Region prefix -> DNS suffix, dual-stack DNS suffix.
+_PARTITIONS = {
+    "cn-": ("amazonaws.com.cn", "api.amazonwebservices.com.cn"),
+    "us-iso-": ("c2s.ic.gov", "api.aws.ic.gov"),
+    "us-isob-": ("sc2s.sgov.gov", "api.aws.scloud"),
+    "us-isof-": ("csp.hci.ic.gov", "api.aws.hci.ic.gov"),
+    "eu-isoe-": ("cloud.adc-e.uk", "api.cloud-aws.adc-e.uk"),
+    "eusc-": ("amazonaws.eu", "api.amazonwebservices.eu"),
+    "": ("amazonaws.com", "api.aws"),
+}
+_GLOBAL_STS = "https://sts.amazonaws.com"
+# https://docs.aws.amazon.com/sdkref/latest/guide/feature-sts-regionalized-endpoints.html, "legacy"
+_LEGACY_STS_REGIONS = (
+    "ap-northeast-1 ap-south-1 ap-southeast-1 ap-southeast-2 ca-central-1 eu-central-1 eu-north-1 eu-west-1 eu-west-2"
+    " eu-west-3 sa-east-1 us-east-1 us-east-2 us-west-1 us-west-2"
+).split()
+
+
+def _parse_config(text: str, file: str, kind: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """The sections of a file of `kind` "config" or "credentials", by (type, name).
+
+    Types are "profile", "sso-session" and "services". A value is a string, or a dict where it has sub-properties.
+    Raises CredentialsError with file and line, never with what the line says.
+    """
+    import re
+
+    is_name = re.compile(r"[A-Za-z0-9_\-/.%@:+]+").fullmatch
+    comment = re.compile(r"[ \t][#;].*")
+    sections: dict[tuple[str, str], dict[str, Any]] = {}
+    continued: list[tuple[dict[str, Any], str]] = []
+    properties: dict[str, Any] | None = None  # of the section we are in; None where it is ignored
+    name: str | None = None  # of the property a continuation belongs to; "" where it is dropped
+    in_section = False
+
+    def broken(what: str) -> CredentialsError:
+        return CredentialsError(f"{file}, line {number}: {what}")
+
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.endswith("\r"):
+            line = line[:-1]
+        content = line.strip(" \t")
+        if not content or line[0] in "#;":
+            continue
+        if line[0] == "[":
+            header, bracket, rest = line[1:].partition("]")
+            if not bracket or rest.strip(" \t")[:1] not in ("", "#", ";"):
+                raise broken('a section must be closed by "]"')
+            header = header.strip(" \t")
+            if kind == "credentials":
+                key = ("profile", header)
+            elif header == "default":
+                key = ("", header)
+            else:
+                section_type, _, section_name = header.replace("\t", " ").partition(" ")
+                key = (section_type, section_name.strip(" "))
+            known = key[0] in ("profile", "sso-session", "services", "") and is_name(key[1])
+            properties = sections.setdefault(key, {}) if known else None
+            name, in_section = None, True
+        elif not in_section:
+            raise broken("a section, [...], must come first")
+        elif properties is None:
+            continue
+        elif line[0] not in " \t":
+            name, equals, value = line.partition("=")
+            name = name.strip(" \t")
+            if not equals or not name:
+                raise broken('"name = value" expected')
+            name = name.lower() if is_name(name) else ""
+            if name:
+                if "#" in value or ";" in value:
+                    value = comment.sub("", value, 1)
+                properties[name] = value.strip(" \t")
+        elif name is None:
+            raise broken("an indented line must follow a property")
+        elif name:
+            value = properties[name]
+            if isinstance(value, list):
+                value.append(content)
+            elif value and isinstance(value, str):
+                properties[name] = [value, content]
+                continued.append((properties, name))
+            else:
+                sub_name, equals, sub_value = content.partition("=")
+                sub_name = sub_name.rstrip(" \t")
+                if not equals or not sub_name:
+                    raise broken('"name = value" expected below a property without a value')
+                properties[name] = value or {}
+                if is_name(sub_name):
+                    properties[name][sub_name.lower()] = sub_value.lstrip(" \t")
+    for properties, name in continued:
+        if isinstance(properties[name], list):
+            properties[name] = "\n".join(properties[name])
+    if ("", "default") in sections:
+        default = sections.pop(("", "default"))
+        sections.setdefault(("profile", "default"), default)  # [profile default] replaces [default]
+    return sections
+
+
+def _read_file(path: str, source: str) -> str | None:
+    """The text of a file; None if there is none."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise CredentialsError(f"{source}: {path} cannot be read: {why}") from error
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        pass  # an error raised here would carry this one along, which quotes the file
+    raise CredentialsError(f"{source}: {path} is not UTF-8 text")
+
+
+def _is_http_address(url: str) -> bool:
+    """Whether a configured URL can be called: http(s), a host, a sane port, no user name, no strange characters."""
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(url)
+        sane = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return sane and _is_plain(url) and set("@\\?#").isdisjoint(url)
+
+
+class _Config:
+    """What is configured: the environment, the chosen profile, and the files, read when first asked for."""
+
+    def __init__(
+        self, environ: Mapping[str, str] | None, profile: str | None = None, region: str | None = None, *,
+        mfa_code: Callable[[str], str] | None = None, clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.environ = os.environ if environ is None else environ
+        self.explicit = bool(profile)  # a profile named in code switches the environment's credentials off
+        self.profile = profile or self.variable("AWS_PROFILE") or self.variable("AWS_DEFAULT_PROFILE") or "default"
+        self.explicit_region = None if region is None else _region(region)
+        self.mfa_code = mfa_code
+        self.clock = clock
+        self._sections: dict[tuple[str, str], dict[str, Any]] | None = None
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.clock(), timezone.utc)
+
+    def variable(self, name: str) -> str:
+        return (self.environ.get(name) or "").strip()
+
+    def path(self, text: str) -> str:
+        """A path with its "~" expanded; unlike os.path.expanduser, HOME comes first on Windows too."""
+        if text[:1] != "~" or text[1:2] not in ("", "/", os.sep):
+            return os.path.expanduser(text)
+        drive_path = self.variable("HOMEDRIVE") + self.variable("HOMEPATH")
+        home = self.variable("HOME") or self.variable("USERPROFILE") or drive_path or os.path.expanduser("~")
+        return home + text[1:]
+
+    @property
+    def files(self) -> tuple[str, str]:
+        """The paths of the config and of the credentials file."""
+        names = (("AWS_CONFIG_FILE", "~/.aws/config"), ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"))
+        config, credentials = (self.path(self.variable(name) or default) for name, default in names)
+        return config, credentials
+
+    def section(self, kind: str, name: str) -> dict[str, Any] | None:
+        if self._sections is None:
+            sections: dict[tuple[str, str], dict[str, Any]] = {}
+            for file, file_kind in zip(self.files, ("config", "credentials")):
+                text = _read_file(file, "configuration") or ""
+                for key, properties in _parse_config(text, file, file_kind).items():
+                    sections.setdefault(key, {}).update(properties)
+            self._sections = sections
+        return self._sections.get((kind, name))
+
+    def value(self, name: str, profile: str | None = None) -> str:
+        """A property of the given, else the chosen, profile; empty where it is not set.
+
+        Raises CredentialsError if the profile is in neither file; only `default` may be missing.
+        """
+        profile = profile or self.profile
+        properties = self.section("profile", profile)
+        if properties is None and profile != "default":
+            known = sorted(name for kind, name in self._sections or () if kind == "profile")
+            there_are = f"there are: {', '.join(known[:20])}" if known else "there are no profiles"
+            raise CredentialsError(f"profile {profile} is in neither {' nor '.join(self.files)}; {there_are}")
+        value = (properties or {}).get(name)
+        return value if isinstance(value, str) else ""
+
+    def setting(self, name: str) -> str:
+        """What AWS_<NAME> says, else the profile's property of that name."""
+        return self.variable(f"AWS_{name.upper()}") or self.value(name)
+
+    def is_on(self, name: str) -> bool:
+        return self.setting(name).lower() == "true"
+
+    def region(self) -> str | None:
+        """The region: the argument, AWS_REGION, AWS_DEFAULT_REGION, the profile's. NoRegionError if malformed."""
+        if self.explicit_region:
+            return self.explicit_region
+        place = next((variable for variable in _REGION_VARIABLES if self.variable(variable)), None)
+        configured = self.variable(place) if place else self.value("region")
+        try:
+            return _region(configured) if configured else None
+        except ValueError as error:
+            raise NoRegionError(f"{place or f'profile {self.profile}, region'}: {error}") from None
+
+    def endpoint(self, service: str, region: str | None) -> str:
+        """The URL a service (a key of _HOSTS) is called at, without a slash at its end.
+
+        https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html
+        """
+        url = "" if self.is_on("ignore_configured_endpoint_urls") else self._endpoint_url(service)
+        if url:
+            if not _is_http_address(url):
+                raise CredentialsError(f"the endpoint URL configured for {service} is not an http(s) address")
+            return url.rstrip("/")
+        if region is None:  # only STS is called without one
+            return _GLOBAL_STS
+        fips, dualstack = self.is_on("use_fips_endpoint"), self.is_on("use_dualstack_endpoint")
+        legacy = service == "sts" and self.setting("sts_regional_endpoints") == "legacy"
+        if legacy and region in _LEGACY_STS_REGIONS and not fips and not dualstack:
+            return _GLOBAL_STS
+        if region.startswith("us-gov-") and not service.startswith("bedrock") and not dualstack:
+            fips = False  # the plain hosts are FIPS hosts there
+        suffixes = next(suffixes for start, suffixes in _PARTITIONS.items() if region.startswith(start))
+        return f"https://{_HOSTS[service]}{'-fips' if fips else ''}.{region}.{suffixes[dualstack]}"
+
+    def _endpoint_url(self, service: str) -> str:
+        url = self.variable(f"AWS_ENDPOINT_URL_{service.upper()}") or self.variable("AWS_ENDPOINT_URL")
+        name = "" if url else self.value("services")
+        services = self.section("services", name) if name else {}
+        if services is None:
+            raise CredentialsError(f"profile {self.profile} names services {name}, which is not in {self.files[0]}")
+        section = services.get(service)
+        return url or (section.get("endpoint_url") if isinstance(section, dict) else "") or self.value("endpoint_url")
+
+    def tls_context(self) -> Any:
+        import ssl
+
+        bundle = self.path(self.setting("ca_bundle")) or None
+        folder = bundle if bundle and os.path.isdir(bundle) else None
+        try:
+            return ssl.create_default_context(cafile=None if folder else bundle, capath=folder)
+        except OSError as error:
+            raise CredentialsError(f"the CA bundle {bundle} cannot be used: {error.strerror or error}") from error
+
+    def proxy_for(self, url: str) -> tuple[str, str]:
+        """The address of the proxy to use, and the Proxy-Authorization header if its URL has a user; else empty."""
+        import base64
+        from urllib.parse import unquote, urlsplit
+        from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
+
+        target = urlsplit(url)
+        name = f"{target.scheme}_proxy"
+        # A CGI program's HTTP_PROXY is a header that its caller chose.
+        upper = "" if name == "http_proxy" and "REQUEST_METHOD" in self.environ else self.variable(name.upper())
+        proxy = self.variable(name) or upper
+        no_proxy = self.variable("no_proxy") or self.variable("NO_PROXY")
+        if not proxy or proxy_bypass_environment(target.netloc, {"no": no_proxy}):
+            return "", ""
+        user, at, address = proxy.rpartition("://")[2].partition("/")[0].rpartition("@")
+        if not _is_http_address(f"http://{address}"):
+            raise CredentialsError(f"{name.upper()} is not the address of a proxy")
+        return address, "Basic " + base64.b64encode(unquote(user).encode("utf-8")).decode("ascii") if at else ""
