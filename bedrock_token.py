@@ -37,7 +37,8 @@ from __future__ import annotations
 
 __all__ = [
     "BedrockError", "BedrockTokenError", "Credentials", "CredentialsError", "NoCredentialsError", "NoRegionError",
-    "Token", "decode_token", "presign",
+    "Token", "assume_role", "decode_token", "get_token", "load_credentials", "load_region", "presign",
+    "provide_token",
 ]
 
 __version__ = "1.0.0"
@@ -918,3 +919,633 @@ class _Config:
         if not _is_http_address(f"http://{address}"):
             raise CredentialsError(f"{name.upper()} is not the address of a proxy")
         return address, "Basic " + base64.b64encode(unquote(user).encode("utf-8")).decode("ascii") if at else ""
+
+
+# ---------------------------------------------------------------------------------------- credential sources
+#
+# One function a source, all alike: source(config, profile) gives credentials if it is configured, None if it is not,
+# and raises CredentialsError if it is configured and does not work.
+# https://docs.aws.amazon.com/sdkref/latest/guide/standardized-credentials.html
+
+_INSTANCE_METADATA = "instance metadata"
+_NO_METADATA = (403, 404, 405)  # what other clouds, and a service that is switched off, say when asked for a token
+_CONTAINER_HOSTS = ("localhost", "169.254.170.2", "169.254.170.23", "fd00:ec2::23", "::1")
+
+
+def _time_of(value: object) -> datetime:
+    """The time in an RFC 3339 string (also with AWS's older "UTC"), or in milliseconds since 1970, in UTC."""
+    try:
+        if isinstance(value, int):
+            return datetime.fromtimestamp(value / 1000, timezone.utc)
+        text = value.strip() if isinstance(value, str) else ""
+        zone = text[19:].lstrip(".0123456789")  # without the fraction: Python 3.9 reads only some of them
+        zone = "+00:00" if zone in ("Z", "UTC", "") else zone
+        if len(text) >= 19:
+            return datetime.fromisoformat(text[:19] + zone).astimezone(timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        pass  # an error raised here would carry this one along, which quotes the value
+    raise ValueError("not a time")
+
+
+def _left(config: _Config, ends: object) -> timedelta:
+    """How long it is until then; nothing if it is not a time."""
+    try:
+        return _time_of(ends) - config.now()
+    except ValueError:
+        return timedelta(0)
+
+
+def _json_object(data: bytes | str, source: str) -> dict[str, Any]:
+    document = _parse_json(data)
+    if not isinstance(document, dict):
+        raise CredentialsError(f"{source}: the answer is not a JSON object")
+    return document
+
+
+def _credentials_from(config: _Config, document: dict[str, Any], source: str, *, temporary: bool = True) -> Credentials:
+    """Credentials from any service's document; their field names differ only in case and in two names."""
+    fields = {name.lower(): value for name, value in document.items()}
+    session_token = fields.get("sessiontoken") or fields.get("token")
+    expiration = fields.get("expiration") or fields.get("expiresat")
+    needed = {"AccessKeyId": fields.get("accesskeyid"), "SecretAccessKey": fields.get("secretaccesskey")}
+    if temporary:
+        needed.update({"SessionToken": session_token, "Expiration": expiration})
+    missing = [name for name, value in needed.items() if not value]
+    if missing:
+        raise CredentialsError(f"{source}: {' and '.join(missing)} missing in the answer")
+    try:
+        ends = _time_of(expiration) if expiration else None
+    except ValueError:
+        what = "AWS_CREDENTIAL_EXPIRATION" if source == "environment" else "the expiration of the credentials"
+        raise CredentialsError(f"{source}: {what} is not a time") from None
+    try:
+        credentials = Credentials(fields["accesskeyid"], fields["secretaccesskey"], session_token, ends, source)
+    except ValueError as error:
+        raise CredentialsError(f"{source}: {error}") from None
+    if ends is not None and ends <= config.now():
+        raise CredentialsError(f"{source}: the credentials have expired already, at {ends.isoformat()}")
+    return credentials
+
+
+def _from_keys(config: _Config, source: str, keys: dict[str, str], expiration: str = "") -> Credentials | None:
+    """Static keys: `keys` are access key id, secret access key and session token, by the names they are set with."""
+    (id_name, key_id), (secret_name, secret), (_, session_token) = keys.items()
+    if not key_id and not secret:
+        return None
+    if not key_id or not secret:
+        there, missing = (id_name, secret_name) if key_id else (secret_name, id_name)
+        raise CredentialsError(f"{source}: {there} is set, but {missing} is not")
+    for name, value in keys.items():
+        if value and not _is_plain(value):
+            raise CredentialsError(f"{source}: {name} has blanks or other characters that no key has")
+    document = {"AccessKeyId": key_id, "SecretAccessKey": secret, "Token": session_token, "Expiration": expiration}
+    return _credentials_from(config, document, source, temporary=False)
+
+
+def _environment_keys(config: _Config) -> Credentials | None:
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+    keys = {name: config.variable(name) for name in names}
+    return _from_keys(config, "environment", keys, config.variable("AWS_CREDENTIAL_EXPIRATION"))
+
+
+def _from_environment(config: _Config, profile: str) -> Credentials | None:
+    return None if config.explicit else _environment_keys(config)
+
+
+def _from_static_keys(config: _Config, profile: str) -> Credentials | None:
+    names = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+    return _from_keys(config, f"profile {profile}", {name: config.value(name, profile) for name in names})
+
+
+def _run(config: _Config, source: str, command: str | list[str]) -> Credentials:
+    """Credentials from what a program prints, run without a shell.
+
+    https://docs.aws.amazon.com/sdkref/latest/guide/feature-process-credentials.html
+    """
+    import subprocess
+
+    try:
+        done = subprocess.run(command, env=dict(config.environ), stdout=-1, stderr=-1, timeout=60)
+    except subprocess.TimeoutExpired:  # holds the output so far
+        raise CredentialsError(f"{source}: the program did not end within 60 s") from None
+    except (OSError, ValueError) as error:
+        raise CredentialsError(f"{source}: the program cannot be started: {error}") from error
+    if done.returncode:
+        said = done.stderr.decode("utf-8", "replace").strip().partition("\n")[0][:300]
+        said = "".join(char if char.isprintable() else " " for char in said)
+        raise CredentialsError(f"{source}: the program ended with status {done.returncode}: {said}")
+    document = _json_object(done.stdout, source)
+    if document.get("Version") != 1:
+        raise CredentialsError(f"{source}: the program's answer has another Version than 1")
+    return _credentials_from(config, document, source, temporary=False)
+
+
+def _from_process(config: _Config, profile: str) -> Credentials | None:
+    command = config.value("credential_process", profile)
+    if not command:
+        return None
+    import shlex
+
+    source = f"profile {profile} (credential_process)"
+    try:
+        return _run(config, source, command if os.name == "nt" else shlex.split(command))
+    except ValueError as error:
+        raise CredentialsError(f"{source}: the command cannot be split: {error}") from None
+
+
+def _from_login_session(config: _Config, profile: str) -> Credentials | None:
+    """What `aws login` left behind, https://docs.aws.amazon.com/cli/latest/userguide/cli-configure-sign-in.html
+
+    Renewing it needs a proof by elliptic curve, which the standard library cannot make; the AWS CLI, which created the
+    session on this machine, can.
+    """
+    session = config.value("login_session", profile)
+    if not session:
+        return None
+    import shutil
+
+    source = f"profile {profile} (login)"
+    folder = config.path(config.variable("AWS_LOGIN_CACHE_DIRECTORY") or "~/.aws/login/cache")
+    name = hashlib.sha256(session.encode("utf-8")).hexdigest()
+    try:
+        cached = _read_file(os.path.join(folder, f"{name}.json"), source)
+        if cached is None:
+            raise CredentialsError(f"{source}: nobody has signed in")
+        keys = _json_object(cached, source).get("accessToken")
+        if isinstance(keys, dict) and _left(config, keys.get("expiresAt")) > timedelta(seconds=60):
+            return _credentials_from(config, keys, source)
+        program = shutil.which("aws", path=config.environ.get("PATH"))
+        if program is None:
+            raise CredentialsError(f"{source}: the session has expired, and there is no AWS CLI to renew it")
+        command = [program, "configure", "export-credentials", "--profile", profile, "--format", "process"]
+        return _run(config, source, command)
+    except CredentialsError as error:
+        raise CredentialsError(f"{error}; run: aws login --profile {profile}") from error
+
+
+def _replace_file(path: str, text: str) -> None:
+    """Put a new file, which only its owner can read, in the place of another in one step, or leave that as it is."""
+    temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
+    try:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except OSError:  # a read-only home, say: what was to be kept is good all the same
+        try:
+            os.unlink(temporary)
+        except OSError:
+            pass
+
+
+def _sso_access_token(config: _Config, source: str, session: str, start_url: str, sso_region: str) -> str:
+    """The access token of a session the AWS CLI has signed in, renewed if it is about to end and can be.
+
+    https://docs.aws.amazon.com/singlesignon/latest/OIDCAPIReference/API_CreateToken.html
+    """
+    import json
+
+    name = hashlib.sha1((session or start_url).encode("utf-8"), usedforsecurity=False).hexdigest()
+    path = os.path.join(config.path("~/.aws/sso/cache"), f"{name}.json")
+
+    def cached() -> tuple[dict[str, Any], timedelta]:
+        text = _read_file(path, source)
+        if text is None:
+            raise CredentialsError(f"{source}: nobody has signed in")
+        cache = _json_object(text, source)
+        return cache, _left(config, cache.get("expiresAt")) if _is_plain(cache.get("accessToken")) else timedelta(0)
+
+    cache, left = cached()
+    client = {name: cache.get(name) for name in ("clientId", "clientSecret", "refreshToken")}
+    renewable = session and all(client.values()) and _left(config, cache.get("registrationExpiresAt")) > timedelta(0)
+    if renewable and left < timedelta(minutes=15):
+        url = f"{config.endpoint('sso_oidc', sso_region)}/token"
+        request = json.dumps({"grantType": "refresh_token", **client}).encode("utf-8")
+        headers = [("Content-Type", "application/json")]
+        try:
+            options: Any = {"headers": headers, "body": request, "secrets": client.values()}
+            answer = _json_object(_ask(config, source, "POST", url, **options), source)
+            token, seconds = answer.get("accessToken"), answer.get("expiresIn")
+            if not _is_plain(token) or not isinstance(seconds, int) or not 0 < seconds < 10**9:
+                raise CredentialsError(f"{source}: accessToken or expiresIn missing in the answer")
+            ends = config.now() + timedelta(seconds=seconds)
+            cache.update(accessToken=token, expiresAt=ends.strftime("%Y-%m-%dT%H:%M:%SZ"))
+            cache["refreshToken"] = answer.get("refreshToken") or cache["refreshToken"]
+            _replace_file(path, json.dumps(cache))
+            return str(token)
+        except CredentialsError:
+            cache, left = cached()  # another process may have renewed it meanwhile, which ends our refresh token
+            if left <= timedelta(0):
+                raise
+    if left <= timedelta(0):
+        raise CredentialsError(f"{source}: the session has expired")
+    return str(cache["accessToken"])
+
+
+def _from_sso(config: _Config, profile: str) -> Credentials | None:
+    """IAM Identity Center, https://docs.aws.amazon.com/sdkref/latest/guide/feature-sso-credentials.html"""
+    names = ("sso_account_id", "sso_role_name", "sso_region", "sso_start_url")
+    settings = {name: config.value(name, profile) for name in names}
+    if not settings["sso_account_id"] and not settings["sso_role_name"]:
+        return None
+    from urllib.parse import urlencode
+
+    source, hint = f"profile {profile} (sso)", f"run: aws sso login --profile {profile}"
+    session = config.value("sso_session", profile)
+    section = config.section("sso-session", session) if session else {}
+    if section is None:
+        raise CredentialsError(f"{source}: the sso-session {session} is not in {config.files[0]}")
+    for name in names:
+        value = section.get(name)
+        if settings[name] and value is not None and value != settings[name]:
+            raise CredentialsError(f"{source}: {name} in the profile and in sso-session {session} differ")
+        settings[name] = settings[name] or (value if isinstance(value, str) else "")
+    missing = [name for name, value in settings.items() if not value]
+    if missing:
+        raise CredentialsError(f"{source}: {', '.join(missing)} missing in {config.files[0]}")
+    try:
+        sso_region = _region(settings["sso_region"])
+    except ValueError as error:
+        raise CredentialsError(f"{source}, sso_region: {error}") from None
+    try:
+        token = _sso_access_token(config, source, session, settings["sso_start_url"], sso_region)
+    except CredentialsError as error:
+        raise CredentialsError(f"{error}; {hint}") from error
+    query = urlencode({"role_name": settings["sso_role_name"], "account_id": settings["sso_account_id"]})
+    url = f"{config.endpoint('sso', sso_region)}/federation/credentials?{query}"
+    options: Any = {"headers": [("x-amz-sso_bearer_token", token)], "secrets": [token]}
+    answer = _ask(config, source, "GET", url, hint=f"if the session has ended, {hint}", **options)
+    credentials = _json_object(answer, source).get("roleCredentials")
+    return _credentials_from(config, credentials if isinstance(credentials, dict) else {}, source)
+
+
+def _sts(config: _Config, source: str, parameters: dict[str, str], signer: Credentials | None) -> Credentials:
+    """Temporary credentials from STS, https://docs.aws.amazon.com/STS/latest/APIReference/welcome.html
+
+    The signature goes into the Authorization header, so that no credentials stand in a URL that a proxy logs.
+    """
+    from urllib.parse import urlencode, urlsplit
+    from xml.etree import ElementTree
+
+    region = config.region() or "us-east-1"
+    url = config.endpoint("sts", config.region()) + "/"
+    body = urlencode({"Version": "2011-06-15", **parameters}).encode("ascii")
+    headers = [("Content-Type", "application/x-www-form-urlencoded")]
+    if signer is not None:
+        _, host, path, _, _ = urlsplit(url)
+        headers += _authorization(
+            "POST", host, path, (), headers, hashlib.sha256(body).hexdigest(), service="sts",
+            region="us-east-1" if url == f"{_GLOBAL_STS}/" else region, credentials=signer, now=config.now(),
+        )
+    secrets = [signer.session_token if signer else parameters["WebIdentityToken"]]
+    answer = _ask(config, source, "POST", url, headers=headers, body=body, secrets=secrets)
+    try:
+        found = ElementTree.fromstring(answer).find(".//{*}Credentials")
+    except (ElementTree.ParseError, ValueError, LookupError):
+        raise CredentialsError(f"{source}: the answer is not XML") from None
+    fields = {} if found is None else {child.tag.rpartition("}")[2]: child.text for child in found}
+    return _credentials_from(config, fields, source)
+
+
+def _role_parameters(source: str, role_arn: str, session_name: str, duration: str, **more: str) -> dict[str, str]:
+    """The parameters that the two calls which assume a role share. For what STS would refuse: a CredentialsError of
+    `source`, or a ValueError where that is empty, since then code gave them."""
+    import re
+
+    session_name = session_name or f"bedrock_token-{int(time.time())}"
+    problem = ""
+    if not re.fullmatch(r"arn:[\w-]+:iam::\d{12}:role/[\x21-\x7e]+", role_arn, re.ASCII):
+        problem = "role_arn is not the ARN of a role (arn:aws:iam::123456789012:role/NAME)"
+    elif not re.fullmatch(r"[\w+=,.@-]{2,64}", session_name, re.ASCII):
+        problem = "the role session name must be 2 to 64 letters, digits or _+=,.@-"
+    elif duration and not (re.fullmatch(r"\d{3,5}", duration, re.ASCII) and 900 <= int(duration) <= 43200):
+        problem = "the duration must be from 900 to 43200 seconds"
+    if problem:
+        raise CredentialsError(f"{source}: {problem}") if source else ValueError(problem)
+    parameters = {"RoleArn": role_arn, "RoleSessionName": session_name, "DurationSeconds": duration, **more}
+    return {name: value for name, value in parameters.items() if value}
+
+
+def _assume_role(
+    config: _Config, source: str, parameters: dict[str, str], signer: Credentials, mfa_serial: str
+) -> Credentials:
+    """https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html"""
+    if mfa_serial:
+        if config.mfa_code is None:
+            raise CredentialsError(f"{source}: the role asks for a code of the MFA device {mfa_serial}; pass mfa_code")
+        code = str(config.mfa_code(mfa_serial)).strip()
+        if not (code.isascii() and code.isdigit() and len(code) == 6):
+            raise CredentialsError(f"{source}: the code of the MFA device {mfa_serial} must be six digits")
+        parameters = {**parameters, "SerialNumber": mfa_serial, "TokenCode": code}
+    return _sts(config, source, {"Action": "AssumeRole", **parameters}, signer)
+
+
+def _web_identity(
+    config: _Config, source: str, token_file: str, role_arn: str, session_name: str, duration: str = ""
+) -> Credentials | None:
+    """https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRoleWithWebIdentity.html, an unsigned call."""
+    if not token_file:
+        return None
+    if not role_arn:
+        name = "AWS_ROLE_ARN" if source.startswith("environment") else "role_arn"
+        raise CredentialsError(f"{source}: a web identity token file is configured, but {name} is not")
+    source = f"{source[:-1]}, role {role_arn})"
+    parameters = _role_parameters(source, role_arn, session_name, duration)
+    path = config.path(token_file)
+    token = (_read_file(path, source) or "").strip()  # at every call: the file is rewritten before the token ends
+    if not token:
+        raise CredentialsError(f"{source}: the web identity token file {path} is missing or empty")
+    parameters = {"Action": "AssumeRoleWithWebIdentity", "WebIdentityToken": token, **parameters}
+    return _sts(config, source, parameters, None)
+
+
+def _from_web_identity_environment(config: _Config, profile: str) -> Credentials | None:
+    names = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN", "AWS_ROLE_SESSION_NAME")
+    token_file, role_arn, session_name = map(config.variable, names)
+    token_file = "" if config.explicit else token_file
+    return _web_identity(config, "environment (web identity)", token_file, role_arn, session_name)
+
+
+def _from_web_identity_profile(config: _Config, profile: str) -> Credentials | None:
+    names = ("web_identity_token_file", "role_arn", "role_session_name", "duration_seconds")
+    token_file, role_arn, session_name, duration = (config.value(name, profile) for name in names)
+    source = f"profile {profile} (web identity)"
+    return _web_identity(config, source, token_file, role_arn, session_name, duration)
+
+
+def _is_container_host(host: str) -> bool:
+    """Whether credentials may be asked for without TLS there. Other spellings of an address are as good as a name."""
+    from ipaddress import ip_address, ip_network
+
+    try:
+        ip = ip_address(host)
+        return host in _CONTAINER_HOSTS or (str(ip) == host and ip in ip_network("127.0.0.0/8"))
+    except ValueError:
+        return host in _CONTAINER_HOSTS
+
+
+def _from_container(config: _Config, profile: str) -> Credentials | None:
+    """ECS, EKS Pod Identity, Lambda SnapStart, CloudShell.
+
+    The address gets an authorization token, so it must be https or one of AWS's own.
+    https://docs.aws.amazon.com/sdkref/latest/guide/feature-container-credentials.html
+    """
+    from urllib.parse import urlsplit
+
+    source = "container"
+    relative = config.variable("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
+    url = f"http://169.254.170.2{relative}" if relative else config.variable("AWS_CONTAINER_CREDENTIALS_FULL_URI")
+    if not url:
+        return None
+    if not _is_http_address(url.partition("?")[0]) or "#" in url or not _is_plain(url) or relative[:1] not in ("", "/"):
+        raise CredentialsError(f"{source}: the URI of the container's credentials is not an address")
+    host = urlsplit(url).hostname or ""
+    if not url.lower().startswith("https:") and not _is_container_host(host):
+        where = "https, or http to 127.0.0.0/8 or to " + ", ".join(_CONTAINER_HOSTS)
+        raise CredentialsError(f"{source}: AWS_CONTAINER_CREDENTIALS_FULL_URI must be {where}, not to {host}")
+    token = config.environ.get("AWS_CONTAINER_AUTHORIZATION_TOKEN") or ""
+    token_file = config.variable("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")
+    if token_file:
+        token = _read_file(config.path(token_file), source) or ""  # at every call: it is rewritten
+        if not token.strip():
+            raise CredentialsError(f"{source}: the authorization token file {token_file} is missing or empty")
+    token = token.strip()
+    if not (token.isascii() and token.isprintable()):
+        raise CredentialsError(f"{source}: the authorization token has characters that no header can have")
+    headers = [("Accept", "application/json"), ("Authorization", token)][:2 if token else 1]
+    answer = _ask(config, source, "GET", url, headers=headers, secrets=[token], timeout=5.0, proxied=False)
+    return _credentials_from(config, _json_object(answer, source), source)
+
+
+def _metadata(config: _Config) -> Callable[[str], tuple[int, str]] | None:
+    """A function that reads a path of this instance's metadata, after asking for its token; None if nobody is there.
+
+    https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/configuring-instance-metadata-service.html, version 2.
+    """
+    source = _INSTANCE_METADATA
+    mode = (config.setting("ec2_metadata_service_endpoint_mode") or "IPv4").lower()
+    if mode not in ("ipv4", "ipv6"):
+        raise CredentialsError(f"{source}: AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE must be IPv4 or IPv6")
+    default = "http://169.254.169.254" if mode == "ipv4" else "http://[fd00:ec2::254]"
+    base = (config.setting("ec2_metadata_service_endpoint") or default).rstrip("/")
+    if not _is_http_address(base):
+        raise CredentialsError(f"{source}: AWS_EC2_METADATA_SERVICE_ENDPOINT is not an http address")
+    try:
+        timeout = float(config.setting("metadata_service_timeout") or 1)
+        timeout *= int(config.setting("metadata_service_num_attempts") or 1)
+    except (ValueError, OverflowError):
+        timeout = 0.0
+    if not 0 < timeout <= 3600:
+        raise CredentialsError(f"{source}: AWS_METADATA_SERVICE_TIMEOUT and _NUM_ATTEMPTS must be numbers above 0")
+
+    def ask(method: str, path: str, name: str, value: str) -> tuple[int, str]:
+        url = f"{base}/latest/{path}"
+        response, body = _send(config, method, url, headers=[(name, value)], timeout=timeout, proxied=False)
+        return response.status, body.decode("utf-8", "replace").strip()
+
+    def read(path: str) -> tuple[int, str]:
+        try:
+            return ask("GET", f"meta-data/{path}", "x-aws-ec2-metadata-token", token)
+        except _NoAnswer as error:
+            raise CredentialsError(f"{source}: {error}") from error
+
+    try:
+        status, token = ask("PUT", "api/token", "x-aws-ec2-metadata-token-ttl-seconds", "21600")
+    except _NoAnswer:
+        return None
+    if status != 200 or not _is_plain(token):
+        if status in _NO_METADATA:
+            return None
+        raise CredentialsError(f"{source}: a request for a token was answered with HTTP {status} and no token")
+    return read
+
+
+def _from_instance_metadata(config: _Config, profile: str) -> Credentials | None:
+    """The role of the EC2 instance, https://docs.aws.amazon.com/sdkref/latest/guide/feature-imds-credentials.html"""
+    source = _INSTANCE_METADATA
+    read = None if config.variable("AWS_EC2_METADATA_DISABLED").lower() == "true" else _metadata(config)
+    status, role = read("iam/security-credentials/") if read else (404, "")
+    if read is None or status == 404:  # 404: an instance without a role
+        return None
+    role = role.partition("\n")[0]
+    if status != 200 or not _is_plain(role) or not set("/?#<").isdisjoint(role):
+        raise CredentialsError(f"{source}: the request for the role's name was answered with HTTP {status} and no name")
+    status, text = read(f"iam/security-credentials/{role}")
+    if status != 200:
+        raise CredentialsError(f"{source}: the request for the credentials of {role} was answered with HTTP {status}")
+    document = _json_object(text, source)
+    if document.get("Code", "Success") != "Success":
+        raise CredentialsError(f"{source}: the service itself says that it has no credentials of {role}")
+    return _credentials_from(config, document, source)
+
+
+_PROFILE_SOURCES = (_from_web_identity_profile, _from_sso, _from_static_keys, _from_login_session, _from_process)
+_CREDENTIAL_SOURCES: dict[str, Callable[[_Config], Credentials | None]] = {
+    "environment": _environment_keys,
+    "ec2instancemetadata": lambda config: _from_instance_metadata(config, ""),
+    "ecscontainer": lambda config: _from_container(config, ""),
+}
+
+
+def _from_role(config: _Config, profile: str, walked: tuple[str, ...] = ()) -> Credentials | None:
+    """A profile with role_arn, https://docs.aws.amazon.com/sdkref/latest/guide/feature-assume-role-credentials.html
+
+    `walked` are the profiles on the way here, each of which names the next as its source.
+    """
+    names = ("role_arn", "source_profile", "credential_source", "role_session_name", "duration_seconds", "external_id")
+    role_arn, base, origin, session_name, duration, external_id = (config.value(name, profile) for name in names)
+    if not role_arn or config.value("web_identity_token_file", profile):
+        return None
+    way = f"profile {' -> '.join((*walked, profile))}"
+    if bool(base) == bool(origin):
+        which = "both are there" if base else "neither is there"
+        raise CredentialsError(f"{way}: a role needs one of source_profile and credential_source, {which}")
+    if base:
+        signer = _source_profile(config, base, (*walked, profile))
+    elif origin.lower() in _CREDENTIAL_SOURCES:
+        signer = _CREDENTIAL_SOURCES[origin.lower()](config)
+    else:
+        raise CredentialsError(f"{way}: credential_source must be Environment, Ec2InstanceMetadata or EcsContainer")
+    if signer is None:
+        whence = f"source_profile {base}" if base else f"credential_source {origin}"
+        raise CredentialsError(f"{way}: {whence} gives no credentials")
+    source = f"profile {profile} (role {role_arn}, through {signer.source})"
+    parameters = _role_parameters(source, role_arn, session_name, duration, ExternalId=external_id)
+    return _assume_role(config, source, parameters, signer, config.value("mfa_serial", profile))
+
+
+def _source_profile(config: _Config, profile: str, walked: tuple[str, ...]) -> Credentials | None:
+    """The credentials of a profile that another names as its source. Its static keys, if it has some, end the walk."""
+    way = f"profile {' -> '.join((*walked, profile))}"
+    if config.section("profile", profile) is None:
+        raise CredentialsError(f"{way}: the last of these is in neither {' nor '.join(config.files)}")
+    static = any(config.value(name, profile) for name in ("aws_access_key_id", "aws_secret_access_key"))
+    if profile in walked and not (static and profile == walked[-1]):
+        raise CredentialsError(f"{way}: this goes in a circle")
+    credentials = None if static else _from_role(config, profile, walked)
+    return credentials or next(filter(None, (source(config, profile) for source in _PROFILE_SOURCES)), None)
+
+
+# ------------------------------------------------------------------------------------------------- the chain
+
+_SOURCES = (
+    _from_environment, _from_role, _from_web_identity_environment, *_PROFILE_SOURCES, _from_container,
+    _from_instance_metadata,
+)
+
+
+def _load_credentials(config: _Config) -> Credentials:
+    for source in _SOURCES:
+        credentials = source(config, config.profile)
+        if credentials is not None:
+            return credentials
+    skipped = " (skipped, since a profile is named)" if config.explicit else ""
+    metadata = "disabled" if config.variable("AWS_EC2_METADATA_DISABLED").lower() == "true" else "no role there"
+    raise NoCredentialsError(
+        "no AWS credentials found. Looked, in this order, in:"
+        f" environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY){skipped};"
+        f" web identity (AWS_WEB_IDENTITY_TOKEN_FILE, AWS_ROLE_ARN){skipped};"
+        f" profile {config.profile} in {' and '.join(config.files)}"
+        " (role, web identity, sso, static keys, login, credential_process);"
+        " container (AWS_CONTAINER_CREDENTIALS_RELATIVE_URI, AWS_CONTAINER_CREDENTIALS_FULL_URI);"
+        f" {_INSTANCE_METADATA} ({metadata})."
+        " Set one of these up, for example with: aws configure sso, aws login, or aws configure"
+    )
+
+
+def _load_region(config: _Config, credentials: Credentials | None) -> str:
+    """The configured region; the instance's own if the credentials came from there."""
+    region = config.region()
+    if region is None and credentials is not None and credentials.source == _INSTANCE_METADATA:
+        read = _metadata(config)
+        status, text = read("placement/region") if read else (0, "")
+        try:
+            region = _region(text) if status == 200 else None
+        except ValueError as error:
+            raise NoRegionError(f"{_INSTANCE_METADATA}: {error}") from None
+    if region is None:
+        raise NoRegionError(
+            f"no region is configured. Looked in {', '.join(_REGION_VARIABLES)} and profile {config.profile}. There is"
+            " no default: a token works only in the region it is made for. Set AWS_REGION or pass a region (--region),"
+            " for example us-east-1"
+        )
+    return region
+
+
+def load_credentials(
+    profile: str | None = None, *, environ: Mapping[str, str] | None = None,
+    mfa_code: Callable[[str], str] | None = None,
+) -> Credentials:
+    """The credentials the AWS CLI and boto3 would use; `.source` says where they came from.
+
+    `profile` named here switches the environment's credentials off, as --profile does. `environ` stands in for
+    os.environ. `mfa_code(serial)` is asked for the six digits when a role's profile names an MFA device. Raises
+    NoCredentialsError if nothing is configured, CredentialsError if something is and does not work.
+    https://docs.aws.amazon.com/sdkref/latest/guide/standardized-credentials.html
+    """
+    return _load_credentials(_Config(environ, profile, mfa_code=mfa_code))
+
+
+def load_region(profile: str | None = None, *, environ: Mapping[str, str] | None = None) -> str:
+    """The region: AWS_REGION, AWS_DEFAULT_REGION, the profile's, or the EC2 instance's if its credentials are used.
+
+    Raises NoRegionError if there is none or it cannot be one, CredentialsError if a file is broken.
+    """
+    config = _Config(environ, profile)
+    try:
+        # Only the last of these places needs to know where credentials come from.
+        return _load_region(config, None if config.region() else _load_credentials(config))
+    except (NoCredentialsError, CredentialsError):
+        return _load_region(config, None)
+
+
+def assume_role(
+    role_arn: str, *, credentials: Any = None, session_name: str | None = None, external_id: str | None = None,
+    duration: int | timedelta = 3600, policy: str | None = None, mfa_serial: str | None = None,
+    mfa_code: Callable[[str], str] | None = None, region: str | None = None, environ: Mapping[str, str] | None = None,
+) -> Callable[[], Credentials]:
+    """A role as a source of credentials, for `get_token(credentials=...)` and `TokenProvider(credentials=...)`.
+
+    The source asks STS each time it is called, with `credentials` (of any kind get_token takes, another assume_role
+    among them; None for the default chain). `duration` is in seconds, 900 to 43200; `policy` is a session policy in
+    JSON; `region` is the STS region. Raises ValueError for what STS would refuse, and the source CredentialsError.
+    https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html
+    """
+    seconds = str(_whole_seconds(duration, 900, 43200, "duration"))
+    more = {"ExternalId": external_id or "", "Policy": policy or ""}
+    parameters = _role_parameters("", role_arn, session_name or "", seconds, **more)
+
+    def assumed() -> Credentials:
+        config = _Config(environ, region=region, mfa_code=mfa_code)
+        signer = _load_credentials(config) if credentials is None else _frozen(credentials)
+        source = f"role {role_arn}, through {signer.source or 'code'}"
+        return _assume_role(config, source, parameters, signer, mfa_serial or "")
+
+    return assumed
+
+
+def get_token(
+    credentials: Any = None, region: str | None = None, expires_in: int | timedelta = _TOKEN_LIFETIME, *,
+    profile: str | None = None, environ: Mapping[str, str] | None = None, now: datetime | None = None,
+) -> Token:
+    """A short-term Bedrock API key.
+
+    `credentials`: Credentials, an object with botocore's attributes, a callable that returns either, or None for the
+    chain of load_credentials. `region`: None for load_region's. `expires_in`: whole seconds or a timedelta, 1 second to
+    12 hours. `now`: an aware datetime, None for the clock. With `credentials` and `region` given nothing else is looked
+    at: no files, no environment, no network. Raises ValueError or TypeError for unusable arguments, NoCredentialsError,
+    CredentialsError, NoRegionError. https://docs.aws.amazon.com/bedrock/latest/userguide/api-keys-how.html
+    """
+    lifetime = _whole_seconds(expires_in, 1, _TOKEN_LIFETIME, "expires_in")
+    moment = datetime.now(timezone.utc) if now is None else _in_utc(now, "now")
+    if credentials is not None and region is not None:
+        return _mint(_frozen(credentials), _region(region), lifetime, moment)
+    config = _Config(environ, profile, region, clock=moment.timestamp)
+    found = _load_credentials(config) if credentials is None else _frozen(credentials)
+    return _mint(found, _load_region(config, found if credentials is None else None), lifetime, moment)
+
+
+def provide_token(
+    region: str | None = None, aws_credentials_provider: Any = None, expiry: timedelta = timedelta(hours=12)
+) -> Token:
+    """get_token with the signature of AWS's aws-bedrock-token-generator; the provider is anything with .load()."""
+    return get_token(aws_credentials_provider and aws_credentials_provider.load, region, expiry)

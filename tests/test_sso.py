@@ -1,0 +1,669 @@
+"""Sessions that the AWS CLI has signed in: IAM Identity Center (sso) and `aws login`."""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+
+import bedrock_token
+from bedrock_token import (
+    CredentialsError,
+    NoCredentialsError,
+    decode_token,
+    get_token,
+    load_credentials,
+)
+from tests.fake_aws import (
+    PEM, Fake, Forever, Oidc, SsoPortal, answer, refused_url, role_keys, tunnel,
+)
+from tests.test_config_files import cases, keys, shown, write_home
+
+NOW = datetime(2025, 7, 1, 12, 0, tzinfo=timezone.utc)
+LATER = "2099-01-01T00:00:00Z"
+EARLIER = "2025-07-01T11:59:59Z"
+START_URL = "https://corp.awsapps.com/start"
+# printf corp | sha1sum
+SESSION_FILE = "ee0bfd2552fbd840c02cc48b6e823320543c450f.json"
+# printf https://corp.awsapps.com/start | sha1sum
+LEGACY_FILE = "a51746d4aa793ae07b25e90c3a5db96fc7832bd7.json"
+
+SESSION = f"[sso-session corp]\nsso_region = us-east-1\nsso_start_url = {START_URL}\n"
+ACCOUNT = "sso_account_id = 123456789012\nsso_role_name = Dev\n"
+IN_SESSION = f"[profile p]\nsso_session = corp\n{ACCOUNT}"
+LEGACY = f"[profile p]\nsso_region = us-east-1\nsso_start_url = {START_URL}\n{ACCOUNT}"
+
+
+def at(seconds):
+    """That many seconds after NOW, as the CLI writes it."""
+    return (NOW + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def session_cache(expires_at=LATER, **changes):
+    """What `aws sso login` leaves for a session; None takes a key away."""
+    cache = {
+        "startUrl": START_URL, "region": "us-east-1", "accessToken": "planted-access-token",
+        "expiresAt": expires_at, "clientId": "client-id", "clientSecret": "planted-client-secret",
+        "registrationExpiresAt": LATER, "refreshToken": "planted-refresh-token", **changes,
+    }
+    return {name: value for name, value in cache.items() if value is not None}
+
+
+def legacy_cache(expires_at=LATER):
+    return {"startUrl": START_URL, "region": "us-east-1", "accessToken": "planted-access-token",
+            "expiresAt": expires_at}
+
+
+@pytest.fixture
+def folder(home):
+    path = home / ".aws/sso/cache"
+    path.mkdir(parents=True)
+    return path
+
+
+@pytest.fixture
+def services(environ):
+    """The portal, which takes the cached token, and OIDC, which would give out another."""
+    with SsoPortal(access_token="planted-access-token") as portal, Oidc(
+            client=("client-id", "planted-client-secret"),
+            refresh_token="planted-refresh-token") as oidc:
+        environ.update(AWS_ENDPOINT_URL_SSO=portal.url, AWS_ENDPOINT_URL_SSO_OIDC=oidc.url)
+        yield portal, oidc
+
+
+@pytest.fixture
+def portal(services):
+    return services[0]
+
+
+@pytest.fixture
+def oidc(services):
+    return services[1]
+
+
+def key_at(now, environ):
+    """The key id of profile p's credentials at that time."""
+    token = get_token(None, "us-west-2", profile="p", environ=environ, now=now)
+    return decode_token(token)["access_key_id"]
+
+
+DEV = role_keys("Dev")
+
+
+# --- which session -------------------------------------------------------------------------
+
+# The config file, and the name of the cache.
+SESSIONS = [
+    ("session", SESSION + IN_SESSION, SESSION_FILE),
+    ("session's settings also in the profile",
+     SESSION + IN_SESSION + f"sso_region = us-east-1\nsso_start_url = {START_URL}\n",
+     SESSION_FILE),
+    ("start URL in the profile alone",
+     "[sso-session corp]\nsso_region = us-east-1\n" + IN_SESSION + f"sso_start_url = {START_URL}\n",
+     SESSION_FILE),
+    # printf C0RP.x@y+z/%%: | sha1sum
+    ("session with another name", (SESSION + IN_SESSION).replace("corp\n", "C0RP.x@y+z/%:\n")
+     .replace("corp]", "C0RP.x@y+z/%:]"), "46c68763654984f52c6ea75a779b2acc55c0ce7e.json"),
+    ("legacy", LEGACY, LEGACY_FILE),
+]
+
+
+@pytest.mark.parametrize("config, file", cases(SESSIONS))
+def test_session(environ, folder, portal, oidc, config, file):
+    write_home(environ, config)
+    (folder / file).write_text(json.dumps(session_cache()))
+    got = load_credentials("p", environ=environ)
+    assert (got.access_key_id, got.secret_access_key, got.session_token) == DEV
+    assert got.source == "profile p (sso)"
+    assert oidc.requests == []
+    [request] = portal.requests
+    assert request.query == {"role_name": "Dev", "account_id": "123456789012"}
+    assert "Authorization" not in request.headers
+
+
+def test_default_profile(environ, folder, portal):
+    write_home(environ, (SESSION + IN_SESSION).replace("[profile p]", "[default]"))
+    (folder / SESSION_FILE).write_text(json.dumps(session_cache()))
+    assert load_credentials(environ=environ).source == "profile default (sso)"
+
+
+def test_role_name_is_encoded(environ, folder, portal):
+    write_home(environ, SESSION + IN_SESSION.replace("= Dev", "= a+b=c&d,e%"))
+    (folder / SESSION_FILE).write_text(json.dumps(session_cache()))
+    load_credentials("p", environ=environ)
+    assert portal.requests[0].query == {"role_name": "a+b=c&d,e%", "account_id": "123456789012"}
+
+
+def test_expiration(environ, folder, portal):
+    portal.expiration = 1751374800000  # date -d 2025-07-01T13:00:00Z +%s000
+    write_home(environ, SESSION + IN_SESSION)
+    (folder / SESSION_FILE).write_text(json.dumps(session_cache()))
+    token = get_token(None, "us-west-2", profile="p", environ=environ, now=NOW)
+    assert token.expiration == NOW + timedelta(hours=1)
+
+
+# Not credentials: a session for other tools' tokens.
+@pytest.mark.parametrize("lines", ["sso_session = corp", "sso_session = nobody"])
+def test_session_alone(environ, lines):
+    write_home(environ, SESSION + f"[profile p]\n{lines}\n")
+    with pytest.raises(NoCredentialsError):
+        load_credentials("p", environ=environ)
+    write_home(environ, SESSION + f"[profile p]\n{lines}\n" + keys("P"))
+    assert load_credentials("p", environ=environ).access_key_id == "AKIAP"
+
+
+# The config file, and what the error says.
+BROKEN_SETTINGS = [
+    ("no role", SESSION + IN_SESSION.replace("sso_role_name = Dev\n", ""), ["sso_role_name"]),
+    ("no account", SESSION + IN_SESSION.replace("sso_account_id = 123456789012\n", ""),
+     ["sso_account_id"]),
+    ("empty account", SESSION + IN_SESSION.replace("123456789012", ""), ["sso_account_id"]),
+    ("session without a region", SESSION.replace("sso_region", "x") + IN_SESSION, ["sso_region"]),
+    ("session without anything", "[sso-session corp]\n" + IN_SESSION,
+     ["sso_region", "sso_start_url"]),
+    ("no session, no start URL", "[profile p]\n" + ACCOUNT, ["sso_region", "sso_start_url"]),
+    ("legacy without a region", LEGACY.replace("sso_region = us-east-1\n", ""), ["sso_region"]),
+    ("legacy without a start URL", LEGACY.replace("sso_start_url", "x"), ["sso_start_url"]),
+    ("legacy without a role", LEGACY.replace("sso_role_name = Dev\n", ""), ["sso_role_name"]),
+    ("missing session", IN_SESSION, ["corp"]),
+    ("session with another region", SESSION + IN_SESSION + "sso_region = eu-west-1\n",
+     ["sso_region", "corp"]),
+    ("session with another start URL", SESSION + IN_SESSION + "sso_start_url = https://x.test\n",
+     ["sso_start_url", "corp"]),
+    ("malformed region", LEGACY.replace("us-east-1", "evil.example.com/"), ["sso_region"]),
+]
+
+
+@pytest.mark.parametrize("config, says", cases(BROKEN_SETTINGS))
+def test_broken_settings(environ, folder, portal, config, says):
+    for file in (SESSION_FILE, LEGACY_FILE):
+        (folder / file).write_text(json.dumps(session_cache()))
+    # Keys of the profile are no way out.
+    write_home(environ, config, "[p]\n" + keys("P"))
+    with pytest.raises(CredentialsError) as raised:
+        load_credentials("p", environ=environ)
+    assert [text for text in ("profile p", *says) if text not in str(raised.value)] == []
+    assert portal.requests == []
+
+
+# --- the cached token ----------------------------------------------------------------------
+
+HINT = "aws sso login --profile p"
+
+# What the cache file says; what has to happen at NOW.
+UNUSABLE_CACHES = [
+    ("expired, legacy", LEGACY, legacy_cache(EARLIER)),
+    ("expires this very second", LEGACY, legacy_cache(at(0))),
+    ("expired, no refresh token", SESSION, session_cache(EARLIER, refreshToken=None)),
+    ("expired, no client id", SESSION, session_cache(EARLIER, clientId=None)),
+    ("expired, no client secret", SESSION, session_cache(EARLIER, clientSecret=None)),
+    ("expired, registration too", SESSION, session_cache(EARLIER, registrationExpiresAt=EARLIER)),
+    ("expired, registration unknown", SESSION, session_cache(EARLIER, registrationExpiresAt=None)),
+    ("expired, registration malformed", SESSION,
+     session_cache(EARLIER, registrationExpiresAt=["2099"])),
+    ("legacy is never renewed", LEGACY, session_cache(EARLIER)),
+    ("no token", LEGACY, {"expiresAt": LATER}),
+    ("token of another type", LEGACY, {**legacy_cache(), "accessToken": 5}),
+    ("token with a line break", LEGACY, {**legacy_cache(), "accessToken": "planted\r\nX: y"}),
+    ("no expiration", LEGACY, legacy_cache(None)),
+    ("malformed expiration", LEGACY, legacy_cache("soon")),
+    ("expiration of another type", LEGACY, legacy_cache([])),
+    ("expiration beyond all time", LEGACY, legacy_cache("9999-12-31T23:59:59-23:59")),
+    ("a list", LEGACY, []),
+]
+
+
+@pytest.mark.parametrize("config, cache", cases(UNUSABLE_CACHES))
+def test_unusable_cache(environ, folder, portal, oidc, config, cache):
+    write_home(environ, config + IN_SESSION if config is SESSION else config)
+    text = json.dumps(cache)
+    file = folder / (SESSION_FILE if config is SESSION else LEGACY_FILE)
+    file.write_text(text)
+    with pytest.raises(CredentialsError, match=HINT) as raised:
+        key_at(NOW, environ)
+    assert "planted" not in shown(raised.value)
+    assert portal.requests == oidc.requests == []
+    assert file.read_text() == text
+
+
+@pytest.mark.parametrize("content", [None, "", '{"accessToken": "planted'], ids=repr)
+@pytest.mark.parametrize("config, file", [(SESSION + IN_SESSION, SESSION_FILE),
+                                          (LEGACY, LEGACY_FILE)], ids=["session", "legacy"])
+def test_no_cache(environ, folder, portal, config, file, content):
+    write_home(environ, config)
+    if content is not None:
+        (folder / file).write_text(content)
+    with pytest.raises(CredentialsError, match=HINT) as raised:
+        load_credentials("p", environ=environ)
+    assert "planted" not in shown(raised.value)
+    assert portal.requests == []
+
+
+@pytest.mark.parametrize("expires_at", [
+    "2025-07-01T12:00:01Z", "2025-07-01T12:00:01UTC", "2025-07-01T12:00:01+00:00",
+    "2025-07-01T14:00:01+02:00", "2025-07-01T12:00:01.999Z", "2025-07-01T12:00:01",
+])
+def test_last_second(environ, folder, portal, expires_at):
+    write_home(environ, LEGACY)
+    (folder / LEGACY_FILE).write_text(json.dumps(legacy_cache(expires_at)))
+    assert key_at(NOW, environ) == DEV[0]
+    with pytest.raises(CredentialsError, match=HINT):
+        key_at(NOW + timedelta(seconds=2), environ)
+
+
+def test_token_that_the_portal_refuses(environ, folder, portal):
+    portal.access_token = "other"
+    write_home(environ, SESSION + IN_SESSION)
+    (folder / SESSION_FILE).write_text(json.dumps(session_cache()))
+    with pytest.raises(CredentialsError, match=f"401.*{HINT}") as raised:
+        load_credentials("p", environ=environ)
+    assert "planted" not in shown(raised.value)
+
+
+@pytest.mark.parametrize("status, hinted", [(400, True), (403, True), (404, False)])
+def test_hint_where_signing_in_again_may_help(environ, folder, portal, status, hinted):
+    portal.faults += [answer(status)]
+    write_home(environ, SESSION + IN_SESSION)
+    (folder / SESSION_FILE).write_text(json.dumps(session_cache()))
+    with pytest.raises(CredentialsError, match=f"HTTP {status}") as raised:
+        load_credentials("p", environ=environ)
+    assert (HINT in str(raised.value)) == hinted
+
+
+# --- renewing ------------------------------------------------------------------------------
+
+@pytest.fixture
+def file(environ, folder):
+    """The cache of a session that has ended, with a valid registration."""
+    write_home(environ, SESSION + IN_SESSION)
+    path = folder / SESSION_FILE
+    path.write_text(json.dumps(session_cache(EARLIER)))
+    return path
+
+
+# Seconds left; what stands in the cache besides; whether OIDC is asked.
+RENEWALS = [
+    ("15 minutes left", 900, {}, False),
+    ("a second less", 899, {}, True),
+    ("a second left", 1, {}, True),
+    ("ended", 0, {}, True),
+    ("ended long ago", -90000, {}, True),
+    ("registration ends in a second", 60, {"registrationExpiresAt": at(1)}, True),
+    ("registration has ended", 60, {"registrationExpiresAt": at(0)}, False),
+    ("registration in the old format", 60, {"registrationExpiresAt": "2099-01-01T00:00:00UTC"},
+     True),
+    ("no refresh token", 60, {"refreshToken": None}, False),
+    ("no client", 60, {"clientId": None}, False),
+    ("no access token", 7200, {"accessToken": None}, True),
+    ("no expiration", 60, {"expiresAt": None}, True),
+]
+
+
+@pytest.mark.parametrize("left, changes, asked", cases(RENEWALS))
+def test_when_a_session_is_renewed(environ, file, portal, oidc, left, changes, asked):
+    before = json.dumps(session_cache(**{"expires_at": at(left), **changes}))
+    file.write_text(before)
+    if asked:
+        portal.access_token = "access-token-1"
+    assert key_at(NOW, environ) == DEV[0]
+    assert len(oidc.requests) == asked
+    assert (file.read_text() == before) is not asked
+
+
+def test_what_oidc_is_asked(environ, file, portal, oidc):
+    portal.access_token = "access-token-1"
+    load_credentials("p", environ=environ)
+    [request] = oidc.requests
+    assert (request.line, request.content_type) == ("POST /token", "application/json")
+    assert request.json == {
+        "grantType": "refresh_token", "clientId": "client-id",
+        "clientSecret": "planted-client-secret", "refreshToken": "planted-refresh-token"}
+
+
+@pytest.mark.parametrize("rotate, refresh_token", [(True, "refresh-token-1"),
+                                                   (False, "planted-refresh-token")])
+def test_renewed_session_is_written_back(environ, file, portal, oidc, rotate, refresh_token):
+    portal.access_token, oidc.rotate, oidc.expires_in = "access-token-1", rotate, 3600
+    file.write_text(json.dumps(session_cache(EARLIER, unknown={"kept": [1, "\u00fc"]})))
+    file.chmod(0o644)
+    with open(file, encoding="utf-8") as reader:
+        key_at(NOW, environ)
+        # Who had it open still reads the old one: the file was replaced as a whole.
+        assert json.load(reader)["accessToken"] == "planted-access-token"
+    assert json.loads(file.read_text()) == session_cache(
+        "2025-07-01T13:00:00Z", unknown={"kept": [1, "\u00fc"]}, accessToken="access-token-1",
+        refreshToken=refresh_token)
+    assert os.listdir(file.parent) == [SESSION_FILE]
+    if os.name == "posix":
+        assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_renewed_session_is_used_until_it_ends(environ, file, portal, oidc):
+    portal.access_token, oidc.expires_in = "access-token-1", 3600
+    key_at(NOW, environ)
+    key_at(NOW + timedelta(minutes=45), environ)
+    assert len(oidc.requests) == 1
+    portal.access_token = "access-token-2"
+    key_at(NOW + timedelta(minutes=45, seconds=1), environ)
+    assert len(oidc.requests) == 2
+
+
+REFUSALS = [
+    ("refused", [answer(400, {"error": "invalid_grant"})]),
+    ("no longer registered", [answer(401, {"error": "invalid_client"})]),
+    ("no token in the answer", [answer(200, {"expiresIn": 3600})]),
+    ("no lifetime in the answer", [answer(200, {"accessToken": "planted"})]),
+    ("lifetime of another type",
+     [answer(200, {"accessToken": "planted", "expiresIn": "3600"})]),
+    ("lifetime beyond all time",
+     [answer(200, {"accessToken": "planted", "expiresIn": 10**15})]),
+    ("token with a line break",
+     [answer(200, {"accessToken": "planted\r\nX: y", "expiresIn": 3600})]),
+    ("no JSON", [answer(200, "planted")]),
+]
+
+
+@pytest.mark.parametrize("faults", cases(REFUSALS))
+def test_renewal_that_fails(environ, file, portal, oidc, faults):
+    # The token is good for another second, then no more.
+    before = json.dumps(session_cache(at(1)))
+    file.write_text(before)
+    oidc.faults = 2 * faults
+    assert key_at(NOW, environ) == DEV[0]
+    assert len(oidc.requests) == 1
+    with pytest.raises(CredentialsError, match=HINT) as raised:
+        key_at(NOW + timedelta(seconds=1), environ)
+    assert "planted" not in shown(raised.value)
+    assert len(oidc.requests) == 2
+    assert len(portal.requests) == 1
+    assert file.read_text() == before
+
+
+def test_renewal_where_nobody_is(environ, file, portal):
+    file.write_text(json.dumps(session_cache(at(1))))
+    environ["AWS_ENDPOINT_URL_SSO_OIDC"] = refused_url()
+    assert key_at(NOW, environ) == DEV[0]
+
+
+def test_another_process_was_faster(environ, file, portal, oidc):
+    """The refresh token works once: who comes second finds what the first has written."""
+    def first(handler):
+        file.write_text(json.dumps(session_cache(accessToken="access-token-1",
+                                                 refreshToken="refresh-token-1")))
+        answer(400, {"error": "invalid_grant"})(handler)
+    oidc.faults = [first]
+    portal.access_token = "access-token-1"
+    assert key_at(NOW, environ) == DEV[0]
+    assert len(oidc.requests) == 1
+    assert json.loads(file.read_text())["refreshToken"] == "refresh-token-1"
+
+
+class SlowOidc(Oidc):
+    """Answers when all are there."""
+
+    together = None
+
+    def reply(self, request):
+        send = super().reply(request)
+
+        def together(handler):
+            self.together.wait(10)
+            send(handler)
+        return together
+
+
+def test_all_renew_at_once(environ, file):
+    count = 6
+    any_token = answer(200, {"roleCredentials": {
+        "accessKeyId": "ASIADEV", "secretAccessKey": "secret", "sessionToken": "token",
+        "expiration": 4070908800000}})  # date -d 2099-01-01T00:00:00Z +%s000
+    with SlowOidc(together=Barrier(count), client=("client-id", "planted-client-secret"),
+                  refresh_token="planted-refresh-token", rotate=False) as oidc, \
+            SsoPortal(faults=[Forever(any_token)]) as portal:
+        environ.update(AWS_ENDPOINT_URL_SSO=portal.url, AWS_ENDPOINT_URL_SSO_OIDC=oidc.url)
+        with ThreadPoolExecutor(count) as pool:
+            got = list(pool.map(lambda _: load_credentials("p", environ=environ), range(count)))
+    assert [credentials.access_key_id for credentials in got] == count * ["ASIADEV"]
+    tokens = {f"access-token-{number}" for number in range(1, count + 1)}
+    assert {request.headers["x-amz-sso_bearer_token"] for request in portal.requests} == tokens
+    assert json.loads(file.read_text())["accessToken"] in tokens
+    assert os.listdir(file.parent) == [SESSION_FILE]
+
+
+def test_cache_that_cannot_be_written(environ, file, portal):
+    portal.access_token = "access-token-1"
+    file.parent.chmod(0o500)  # which does not stop root: hence the next test
+    try:
+        assert load_credentials("p", environ=environ).access_key_id == DEV[0]
+    finally:
+        file.parent.chmod(0o700)
+    assert json.loads(file.read_text())
+    assert os.listdir(file.parent) == [SESSION_FILE]
+
+
+FULL_DISK = """
+import resource, sys
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+import bedrock_token
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, most))
+print(bedrock_token.load_credentials("p").access_key_id)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs resource limits")
+def test_full_disk(environ, file, portal):
+    before = file.read_text()
+    portal.access_token = "access-token-1"
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", FULL_DISK], env=environ, capture_output=True, text=True,
+        cwd=Path(bedrock_token.__file__).parent, timeout=60)
+    assert (done.stdout, done.stderr) == (DEV[0] + "\n", "")
+    assert file.read_text() == before
+    assert os.listdir(file.parent) == [SESSION_FILE]
+
+
+# --- where the services are ----------------------------------------------------------------
+
+FIPS = {"AWS_USE_FIPS_ENDPOINT": "true"}
+DUALSTACK = {"AWS_USE_DUALSTACK_ENDPOINT": "true"}
+
+# sso_region, variables, the portal's host, OIDC's: as botocore 1.44.5 resolves them for the
+# services sso and sso-oidc, see test_sts.py.
+HOSTS = [
+    ("us-east-1", {}, "portal.sso.us-east-1.amazonaws.com", "oidc.us-east-1.amazonaws.com"),
+    ("us-east-1", FIPS, "portal.sso-fips.us-east-1.amazonaws.com",
+     "oidc-fips.us-east-1.amazonaws.com"),
+    ("us-east-1", DUALSTACK, "portal.sso.us-east-1.api.aws", "oidc.us-east-1.api.aws"),
+    ("us-east-1", {**FIPS, **DUALSTACK}, "portal.sso-fips.us-east-1.api.aws",
+     "oidc-fips.us-east-1.api.aws"),
+    ("us-gov-west-1", {}, "portal.sso.us-gov-west-1.amazonaws.com",
+     "oidc.us-gov-west-1.amazonaws.com"),
+    ("us-gov-west-1", FIPS, "portal.sso.us-gov-west-1.amazonaws.com",
+     "oidc.us-gov-west-1.amazonaws.com"),
+    ("us-gov-west-1", {**FIPS, **DUALSTACK}, "portal.sso-fips.us-gov-west-1.api.aws",
+     "oidc-fips.us-gov-west-1.api.aws"),
+    ("cn-north-1", {}, "portal.sso.cn-north-1.amazonaws.com.cn",
+     "oidc.cn-north-1.amazonaws.com.cn"),
+    ("cn-north-1", DUALSTACK, "portal.sso.cn-north-1.api.amazonwebservices.com.cn",
+     "oidc.cn-north-1.api.amazonwebservices.com.cn"),
+    ("us-iso-east-1", {}, "portal.sso.us-iso-east-1.c2s.ic.gov", "oidc.us-iso-east-1.c2s.ic.gov"),
+    ("eusc-de-east-1", {}, "portal.sso.eusc-de-east-1.amazonaws.eu",
+     "oidc.eusc-de-east-1.amazonaws.eu"),
+    # Neither the variable nor the profile's region counts.
+    ("us-east-1", {"AWS_REGION": "eu-west-1"}, "portal.sso.us-east-1.amazonaws.com",
+     "oidc.us-east-1.amazonaws.com"),
+    ("us-east-1", {"AWS_STS_REGIONAL_ENDPOINTS": "legacy"}, "portal.sso.us-east-1.amazonaws.com",
+     "oidc.us-east-1.amazonaws.com"),
+]
+
+
+@pytest.mark.parametrize("region, variables, portal_host, oidc_host", HOSTS, ids=str)
+def test_hosts(environ, file, tmp_path, region, variables, portal_host, oidc_host):
+    write_home(environ, SESSION.replace("us-east-1", region) + IN_SESSION + "region = us-west-1\n")
+    file.write_text(json.dumps(session_cache(at(60))))
+    pem = tmp_path / "tls.pem"
+    pem.write_text(PEM)
+    with Fake(faults=[Forever(tunnel(pem))]) as proxy:
+        environ.update(HTTPS_PROXY=proxy.url, AWS_CA_BUNDLE=str(pem), **variables)
+        with pytest.raises(CredentialsError):
+            key_at(NOW, environ)
+    asked = [request.path for request in proxy.requests if request.method == "CONNECT"]
+    assert asked == [oidc_host + ":443", portal_host + ":443"]
+
+
+def test_endpoint_urls_of_the_profile(environ, file, services):
+    portal, oidc = services
+    portal.access_token = "access-token-1"
+    write_home(environ, SESSION + IN_SESSION + "services = local\n[services local]\n"
+               f"sso =\n endpoint_url = {portal.url}\nsso_oidc =\n endpoint_url = {oidc.url}\n")
+    del environ["AWS_ENDPOINT_URL_SSO"], environ["AWS_ENDPOINT_URL_SSO_OIDC"]
+    assert load_credentials("p", environ=environ).access_key_id == DEV[0]
+    assert len(portal.requests) == len(oidc.requests) == 1
+
+
+# --- aws login -----------------------------------------------------------------------------
+
+LOGIN_SESSION = "arn:aws:sts::123456789012:assumed-role/Dev/me"
+# printf arn:aws:sts::123456789012:assumed-role/Dev/me | sha256sum
+LOGIN_FILE = "0edbcbf074898f3940548a76fb0d947a29e5aa17c172ffd62559c05888f6e5c5.json"
+LOGIN_HINT = "aws login --profile p"
+
+
+def login_cache(expires_at=LATER, **changes):
+    """What `aws login` leaves; None takes a key away."""
+    keys = {"accessKeyId": "ASIALOGIN", "secretAccessKey": "planted-secret",
+            "sessionToken": "planted-session", "accountId": "123456789012",
+            "expiresAt": expires_at, **changes}
+    return {
+        "accessToken": {name: value for name, value in keys.items() if value is not None},
+        "tokenType": "aws_sigv4", "refreshToken": "planted-refresh", "clientId": "x",
+        "dpopKey": "planted-key",
+    }
+
+
+@pytest.fixture
+def login_file(environ, home, tmp_path):
+    """The cache's place; profile p, and no AWS CLI on the PATH."""
+    write_home(environ, f"[profile p]\nlogin_session = {LOGIN_SESSION}\n")
+    environ["PATH"] = str(tmp_path)
+    path = home / ".aws/login/cache" / LOGIN_FILE
+    path.parent.mkdir(parents=True)
+    return path
+
+
+def install_cli(folder, script):
+    """A program `aws` that writes down its arguments, one a line, and goes on with the script."""
+    program = folder / "aws"
+    program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > "{folder}/arguments"\n{script}\n')
+    program.chmod(0o755)
+
+
+def test_login_session(environ, login_file):
+    login_file.write_text(json.dumps(login_cache("2025-07-01T12:10:00Z")))
+    token = get_token(None, "us-west-2", profile="p", environ=environ, now=NOW)
+    assert decode_token(token)["access_key_id"] == "ASIALOGIN"
+    assert token.expiration == NOW + timedelta(minutes=10)
+    login_file.write_text(json.dumps(login_cache()))
+    got = load_credentials("p", environ=environ)
+    assert (got.secret_access_key, got.session_token) == ("planted-secret", "planted-session")
+    assert got.source == "profile p (login)"
+
+
+def test_login_session_of_a_source_profile(environ, login_file):
+    write_home(environ, f"[profile a]\nlogin_session = {LOGIN_SESSION}\n[profile p]\n"
+                        "role_arn = arn:aws:iam::123456789012:role/P\nsource_profile = a\n")
+    login_file.write_text(json.dumps(login_cache()))
+    with Fake(faults=[answer(403)]) as sts:
+        with pytest.raises(CredentialsError, match="HTTP 403"):
+            load_credentials("p", environ={**environ, "AWS_ENDPOINT_URL_STS": sts.url})
+    assert "Credential=ASIALOGIN/" in sts.requests[0].headers["Authorization"]
+
+
+@pytest.mark.parametrize("place", ["{home}/other", "~/other"])
+def test_login_cache_directory(environ, home, login_file, place):
+    (home / "other").mkdir()
+    (home / "other" / LOGIN_FILE).write_text(json.dumps(login_cache()))
+    environ["AWS_LOGIN_CACHE_DIRECTORY"] = place.format(home=home)
+    assert load_credentials("p", environ=environ).access_key_id == "ASIALOGIN"
+
+
+STALE_LOGINS = [
+    ("ended", login_cache(EARLIER)),
+    ("ends now", login_cache("2025-07-01T12:00:00Z")),
+    ("no expiration", login_cache(None)),
+    ("malformed expiration", login_cache("soon")),
+    ("expiration beyond all time", login_cache(10**30)),
+    ("no keys", {}),
+    ("keys of another type", {"accessToken": "planted"}),
+]
+posix = pytest.mark.skipif(os.name != "posix", reason="needs a shell")
+CLI_ANSWER = json.dumps({
+    "Version": 1, "AccessKeyId": "ASIACLI", "SecretAccessKey": "planted-secret",
+    "SessionToken": "planted-session", "Expiration": "2025-07-01T12:15:00+00:00"})
+
+
+@posix
+@pytest.mark.parametrize("cache", cases(STALE_LOGINS))
+def test_stale_login_is_renewed_by_the_cli(environ, tmp_path, login_file, cache):
+    login_file.write_text(json.dumps(cache))
+    install_cli(tmp_path, f"echo '{CLI_ANSWER}'")
+    assert key_at(NOW, environ) == "ASIACLI"
+    assert (tmp_path / "arguments").read_text().split("\n") == [
+        "configure", "export-credentials", "--profile", "p", "--format", "process", ""]
+
+
+@posix
+def test_fresh_login_starts_no_cli(environ, tmp_path, login_file):
+    login_file.write_text(json.dumps(login_cache()))
+    install_cli(tmp_path, f"echo '{CLI_ANSWER}'")
+    assert key_at(NOW, environ) == "ASIALOGIN"
+    assert not (tmp_path / "arguments").exists()
+
+
+@pytest.mark.parametrize("cache", cases(STALE_LOGINS))
+def test_stale_login_without_a_cli(environ, login_file, cache):
+    login_file.write_text(json.dumps(cache))
+    with pytest.raises(CredentialsError, match=LOGIN_HINT) as raised:
+        key_at(NOW, environ)
+    assert "planted" not in shown(raised.value)
+
+
+@pytest.mark.parametrize("content", [None, "", '{"accessToken": "planted', "[]"], ids=repr)
+def test_no_login(environ, login_file, content):
+    if content is not None:
+        login_file.write_text(content)
+    with pytest.raises(CredentialsError, match=LOGIN_HINT):
+        load_credentials("p", environ=environ)
+
+
+@posix
+@pytest.mark.parametrize("script", cases([
+    ("fails", "echo 'Your session has expired' >&2; exit 253"),
+    ("says nothing", ""),
+    ("no JSON", "echo planted"),
+    ("other version", "echo '" + CLI_ANSWER.replace('"Version": 1', '"Version": 2') + "'"),
+    ("ended", "echo '" + CLI_ANSWER.replace("2025-07-01T12:15", "2025-07-01T11:15") + "'"),
+]))
+def test_cli_that_fails(environ, tmp_path, login_file, script):
+    login_file.write_text(json.dumps(login_cache(EARLIER)))
+    install_cli(tmp_path, script)
+    with pytest.raises(CredentialsError, match=LOGIN_HINT) as raised:
+        key_at(NOW, environ)
+    assert "planted" not in shown(raised.value)
+    if "253" in script:
+        assert "253" in str(raised.value)
+        assert "Your session has expired" in str(raised.value)
+
+
+@posix
+def test_cli_gets_the_environment_given(environ, tmp_path, login_file):
+    login_file.write_text(json.dumps(login_cache(EARLIER)))
+    install_cli(tmp_path, f'echo "$HOME $AWS_PAGER" > "{tmp_path}/environment"; exit 1')
+    with pytest.raises(CredentialsError):
+        key_at(NOW, {**environ, "AWS_PAGER": "x"})
+    assert (tmp_path / "environment").read_text() == f"{environ['HOME']} x\n"

@@ -1,0 +1,864 @@
+"""Credentials, Token, get_token from given credentials, provide_token and decode_token."""
+
+import copy
+import hashlib
+import inspect
+import pickle
+from base64 import b64decode, b64encode
+from collections import namedtuple
+from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone, tzinfo
+
+import pytest
+
+import bedrock_token as bt
+
+NOON = datetime(2024, 6, 15, 12, tzinfo=timezone.utc)
+TWELVE_HOURS = timedelta(hours=12)
+SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
+SESSION = "IQoJb3JpZ2luX2VjEXAMPLETOKEN=="
+STATIC = bt.Credentials("AKIAIOSFODNN7EXAMPLE", SECRET)
+TEMPORARY = bt.Credentials("ASIAIOSFODNN7EXAMPLE", SECRET, SESSION)
+
+# Scanners look for whole tokens in source code: prefix and payload meet at run time only.
+PREFIX = "bedrock-api-key-"
+
+# What every token says first, up to the access key id.
+HEAD = (
+    "bedrock.amazonaws.com/?Action=CallWithBearerToken&X-Amz-Algorithm=AWS4-HMAC-SHA256"
+    "&X-Amz-Credential="
+)
+
+
+def cases(rows):
+    """The rows without their first column, which becomes the name of the test."""
+    return [pytest.param(*values, id=name) for name, *values in rows]
+
+
+def token_of(payload):
+    return PREFIX + b64encode(payload.encode()).decode()
+
+
+def utc(text):
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
+
+
+# Every expected token was made by aws-bedrock-token-generator 1.1.0 with botocore 1.44.5:
+#
+#     botocore.auth.get_current_datetime = lambda: datetime(2024, 6, 15, 12)
+#     class Fixed:
+#         def load(self):
+#             return botocore.credentials.Credentials(key_id, secret, session_token)
+#     token = aws_bedrock_token_generator.provide_token(region, Fixed(), timedelta(seconds=…))
+#
+# PAYLOADS shows it after the prefix, base64-decoded and without HEAD.
+
+STATIC_TOKEN = PREFIX + (
+    "YmVkcm9jay5hbWF6b25hd3MuY29tLz9BY3Rpb249Q2FsbFdpdGhCZWFyZXJUb2tlbiZYLUFtei1BbGdvcml0aG09"
+    "QVdTNC1ITUFDLVNIQTI1NiZYLUFtei1DcmVkZW50aWFsPUFLSUFJT1NGT0ROTjdFWEFNUExFJTJGMjAyNDA2MTUl"
+    "MkZ1cy1lYXN0LTElMkZiZWRyb2NrJTJGYXdzNF9yZXF1ZXN0JlgtQW16LURhdGU9MjAyNDA2MTVUMTIwMDAwWiZY"
+    "LUFtei1FeHBpcmVzPTQzMjAwJlgtQW16LVNpZ25lZEhlYWRlcnM9aG9zdCZYLUFtei1TaWduYXR1cmU9Y2YyMDU4"
+    "NWMyOGE4OTFkNmQ5NDhjMTgwYWM1MWI5OTRmNjkwNjA4MzYzNWY3OGYzZmFiZTBjNjQ0YTExZDQ4OCZWZXJzaW9u"
+    "PTE="
+)
+TEMPORARY_TOKEN = PREFIX + (
+    "YmVkcm9jay5hbWF6b25hd3MuY29tLz9BY3Rpb249Q2FsbFdpdGhCZWFyZXJUb2tlbiZYLUFtei1BbGdvcml0aG09"
+    "QVdTNC1ITUFDLVNIQTI1NiZYLUFtei1DcmVkZW50aWFsPUFTSUFJT1NGT0ROTjdFWEFNUExFJTJGMjAyNDA2MTUl"
+    "MkZ1cy13ZXN0LTIlMkZiZWRyb2NrJTJGYXdzNF9yZXF1ZXN0JlgtQW16LURhdGU9MjAyNDA2MTVUMTIwMDAwWiZY"
+    "LUFtei1FeHBpcmVzPTM2MDAmWC1BbXotU2lnbmVkSGVhZGVycz1ob3N0JlgtQW16LVNlY3VyaXR5LVRva2VuPUlR"
+    "b0piM0pwWjJsdVgyVmpFWEFNUExFVE9LRU4lM0QlM0QmWC1BbXotU2lnbmF0dXJlPTI4NDNjYmE4YWVhMmI0NGIz"
+    "YjI2NGM4NTQ3YWRkMGFhNWU5YmRlYjQ2NzU3NjM0MmM3NzQzY2Y4NmEwNzViN2UmVmVyc2lvbj0x"
+)
+
+PAYLOADS = [
+    (
+        "reserved characters in the session token",
+        bt.Credentials("ASIAIOSFODNN7EXAMPLE", SECRET, "+/=%&#?~-._"),
+        *("us-east-1", "2024-06-15T12:00:00Z", 43200),
+        "ASIAIOSFODNN7EXAMPLE%2F20240615%2Fus-east-1%2Fbedrock%2Faws4_request"
+        "&X-Amz-Date=20240615T120000Z&X-Amz-Expires=43200&X-Amz-SignedHeaders=host"
+        "&X-Amz-Security-Token=%2B%2F%3D%25%26%23%3F~-._"
+        "&X-Amz-Signature=86ae70b830392a9d5caf7adb998fa8ad0ac53334ad73f7e5622eef3ffe7d7c6b"
+        "&Version=1",
+    ),
+    (
+        "reserved characters in the secret",
+        bt.Credentials("AKIAIOSFODNN7EXAMPLE", "+/=%" * 10),
+        *("us-east-1", "2024-06-15T12:00:00Z", 43200),
+        "AKIAIOSFODNN7EXAMPLE%2F20240615%2Fus-east-1%2Fbedrock%2Faws4_request"
+        "&X-Amz-Date=20240615T120000Z&X-Amz-Expires=43200&X-Amz-SignedHeaders=host"
+        "&X-Amz-Signature=40e9f7a70d89fb05f7a0bc34a0c1977a02f7a3d147b2a428393916a8526cdc2f"
+        "&Version=1",
+    ),
+    (
+        "China",
+        *(STATIC, "cn-north-1", "2024-06-15T12:00:00Z", 43200),
+        "AKIAIOSFODNN7EXAMPLE%2F20240615%2Fcn-north-1%2Fbedrock%2Faws4_request"
+        "&X-Amz-Date=20240615T120000Z&X-Amz-Expires=43200&X-Amz-SignedHeaders=host"
+        "&X-Amz-Signature=87a37058378bbba8537e1203f0bf21a1c94c69e14c37401a0ceb0c83bd25d3bc"
+        "&Version=1",
+    ),
+    (
+        "GovCloud",
+        *(STATIC, "us-gov-west-1", "2024-06-15T12:00:00Z", 43200),
+        "AKIAIOSFODNN7EXAMPLE%2F20240615%2Fus-gov-west-1%2Fbedrock%2Faws4_request"
+        "&X-Amz-Date=20240615T120000Z&X-Amz-Expires=43200&X-Amz-SignedHeaders=host"
+        "&X-Amz-Signature=2510c2bd39b88f4e157fa768e16d86133c227ba4508dfef123a11d4c09ac77de"
+        "&Version=1",
+    ),
+    (
+        "one second",
+        *(STATIC, "us-east-1", "2024-06-15T12:00:00Z", 1),
+        "AKIAIOSFODNN7EXAMPLE%2F20240615%2Fus-east-1%2Fbedrock%2Faws4_request"
+        "&X-Amz-Date=20240615T120000Z&X-Amz-Expires=1&X-Amz-SignedHeaders=host"
+        "&X-Amz-Signature=f323c93a76c5e55a989d7a36b207a59a7f5121674d17809996b9275aeadcb665"
+        "&Version=1",
+    ),
+    (
+        "one hour",
+        *(STATIC, "us-east-1", "2024-06-15T12:00:00Z", 3600),
+        "AKIAIOSFODNN7EXAMPLE%2F20240615%2Fus-east-1%2Fbedrock%2Faws4_request"
+        "&X-Amz-Date=20240615T120000Z&X-Amz-Expires=3600&X-Amz-SignedHeaders=host"
+        "&X-Amz-Signature=df983ad800e8cf0c4425a77e2b1f988348ef9bdf96cebdb33f75f493c4e863ee"
+        "&Version=1",
+    ),
+    (
+        "leap day",
+        *(STATIC, "us-east-1", "2028-02-29T23:59:59Z", 43200),
+        "AKIAIOSFODNN7EXAMPLE%2F20280229%2Fus-east-1%2Fbedrock%2Faws4_request"
+        "&X-Amz-Date=20280229T235959Z&X-Amz-Expires=43200&X-Amz-SignedHeaders=host"
+        "&X-Amz-Signature=ce4bca1c1dd8f50219d9ac1bb868b8e0f1de1b948b54634003f4fd33057500cd"
+        "&Version=1",
+    ),
+    (
+        "last second of a year",
+        *(STATIC, "us-east-1", "2024-12-31T23:59:59Z", 3600),
+        "AKIAIOSFODNN7EXAMPLE%2F20241231%2Fus-east-1%2Fbedrock%2Faws4_request"
+        "&X-Amz-Date=20241231T235959Z&X-Amz-Expires=3600&X-Amz-SignedHeaders=host"
+        "&X-Amz-Signature=641f4d84575613977164ef7b44c82f772f70d3df4650d8afe2e4c34f40fb8367"
+        "&Version=1",
+    ),
+]
+
+
+@pytest.mark.parametrize("credentials, region, now, expires_in, payload", cases(PAYLOADS))
+def test_token_is_the_one_of_aws(credentials, region, now, expires_in, payload):
+    token = bt.get_token(credentials, region, expires_in, now=utc(now))
+    assert token == token_of(HEAD + payload)
+
+
+def test_token_is_the_one_of_aws_to_the_letter():
+    assert bt.get_token(STATIC, "us-east-1", now=NOON) == STATIC_TOKEN
+    assert bt.get_token(TEMPORARY, "us-west-2", 3600, now=NOON) == TEMPORARY_TOKEN
+
+
+def test_session_token_of_1000_characters():
+    credentials = bt.Credentials("ASIAIOSFODNN7EXAMPLE", SECRET, "aZ09+/=%~-" * 100)
+    token = bt.get_token(credentials, "us-east-1", now=NOON)
+    assert hashlib.sha256(token.encode()).hexdigest() == (
+        "585eadf5751c408e5bdd18f9dbe94372d482a84e19e3da6c826e6887ca3b25b8"
+    )
+
+
+# Token
+
+
+EXPIRATIONS = [
+    ("twelve hours", "2024-06-15T12:00:00Z", TWELVE_HOURS, None, "2024-06-16T00:00:00Z"),
+    ("one second", "2024-06-15T12:00:00Z", 1, None, "2024-06-15T12:00:01Z"),
+    ("leap day", "2028-02-29T23:59:59Z", 43200, None, "2028-03-01T11:59:59Z"),
+    ("year's end", "2024-12-31T23:59:59Z", 3600, None, "2025-01-01T00:59:59Z"),
+    (
+        "credentials end first",
+        *("2024-06-15T12:00:00Z", 3600, "2024-06-15T12:59:59Z", "2024-06-15T12:59:59Z"),
+    ),
+    (
+        "credentials end later",
+        *("2024-06-15T12:00:00Z", 3600, "2024-06-15T13:00:01Z", "2024-06-15T13:00:00Z"),
+    ),
+]
+
+
+@pytest.mark.parametrize("now, expires_in, credentials_end, want", cases(EXPIRATIONS))
+def test_expiration(now, expires_in, credentials_end, want):
+    credentials = bt.Credentials(
+        "ASIAIOSFODNN7EXAMPLE", SECRET, SESSION, credentials_end and utc(credentials_end)
+    )
+    token = bt.get_token(credentials, "us-east-1", expires_in, now=utc(now))
+    assert token.expiration == utc(want)
+    assert token.expiration.utcoffset() == timedelta(0)
+
+
+def test_expiration_in_another_zone_is_given_in_utc():
+    ends = datetime(2024, 6, 15, 15, tzinfo=timezone(timedelta(hours=2)))
+    credentials = bt.Credentials("ASIAIOSFODNN7EXAMPLE", SECRET, SESSION, ends)
+    token = bt.get_token(credentials, "us-east-1", now=NOON)
+    assert token.expiration.isoformat() == "2024-06-15T13:00:00+00:00"
+
+
+def test_expiration_of_refreshable_keys():
+    class Ending(Refreshable):
+        _expiry_time = NOON + timedelta(minutes=20)  # where botocore keeps it
+
+    token = bt.get_token(Ending(), "us-west-2", 3600, now=NOON)
+    assert token == TEMPORARY_TOKEN
+    assert token.expiration == NOON + timedelta(minutes=20)
+
+
+def test_expiration_of_another_type_is_another_librarys():
+    class Lasting(Refreshable):
+        _expiry_time = "2024-06-15T12:20:00Z"
+
+    token = bt.get_token(Lasting(), "us-west-2", 3600, now=NOON)
+    assert token.expiration == NOON + timedelta(hours=1)
+
+
+def test_fractions_of_now_are_signed_and_counted_as_nothing():
+    token = bt.get_token(STATIC, "us-east-1", now=NOON.replace(microsecond=999999))
+    assert token == STATIC_TOKEN
+    assert token.expiration == NOON + TWELVE_HOURS
+
+
+def test_token_is_a_str():
+    token = bt.get_token(STATIC, "us-east-1", now=NOON)
+    assert isinstance(token, str)
+    assert {token: 1}[STATIC_TOKEN] == 1
+    assert f"Bearer {token}" == "Bearer " + STATIC_TOKEN
+    assert str(token) == STATIC_TOKEN
+    assert token.region == "us-east-1"
+
+
+def test_token_repr_hides_the_payload():
+    shown = repr(bt.get_token(TEMPORARY, "us-west-2", 3600, now=NOON))
+    assert PREFIX in shown
+    assert "us-west-2" in shown
+    assert "2024-06-15T13:00:00" in shown
+    payload = TEMPORARY_TOKEN[len(PREFIX):]
+    assert not any(payload[start:start + 6] in shown for start in range(len(payload) - 5))
+
+
+COPIES = [
+    *((f"pickle {n}", lambda x, n=n: pickle.loads(pickle.dumps(x, n)))
+      for n in range(pickle.HIGHEST_PROTOCOL + 1)),
+    ("copy", copy.copy),
+    ("deepcopy", copy.deepcopy),
+]
+
+
+@pytest.mark.parametrize("duplicate", cases(COPIES))
+def test_copies(duplicate):
+    token = bt.get_token(TEMPORARY, "us-west-2", 3600, now=NOON)
+    again = duplicate(token)
+    assert type(again) is bt.Token
+    assert (again, again.region, again.expiration) == (
+        TEMPORARY_TOKEN, "us-west-2", NOON + timedelta(hours=1)
+    )
+    credentials = bt.Credentials("ASIAEXAMPLE", SECRET, SESSION, NOON, "environment")
+    same = duplicate(credentials)
+    assert type(same) is bt.Credentials
+    assert same == credentials
+    assert same.source == "environment"
+
+
+# Credentials
+
+
+FIELDS = {
+    "access_key_id": "ASIAEXAMPLE",
+    "secret_access_key": SECRET,
+    "session_token": SESSION,
+    "expiration": NOON,
+    "source": "environment",
+}
+
+
+def test_credentials_fields():
+    credentials = bt.Credentials(*FIELDS.values())
+    assert {name: getattr(credentials, name) for name in FIELDS} == FIELDS
+    bare = bt.Credentials("AKIAEXAMPLE", SECRET)
+    assert (bare.session_token, bare.expiration, bare.source) == (None, None, "")
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_credentials_are_immutable(name):
+    credentials = bt.Credentials(*FIELDS.values())
+    with pytest.raises(AttributeError):
+        setattr(credentials, name, "x")
+    with pytest.raises(AttributeError):
+        delattr(credentials, name)
+    assert getattr(credentials, name) == FIELDS[name]
+
+
+def test_credentials_take_no_other_attribute():
+    with pytest.raises(AttributeError):
+        bt.Credentials("AKIAEXAMPLE", SECRET).acces_key_id = "x"
+
+
+def test_credentials_are_equal_by_value():
+    credentials = bt.Credentials(*FIELDS.values())
+    assert credentials == bt.Credentials(**FIELDS)
+    assert hash(credentials) == hash(bt.Credentials(**FIELDS))
+    assert credentials != tuple(FIELDS.values())
+
+
+@pytest.mark.parametrize(
+    "name, other",
+    [
+        ("access_key_id", "ASIAOTHER"),
+        ("secret_access_key", "other"),
+        ("session_token", None),
+        ("expiration", NOON + timedelta(seconds=1)),
+    ],
+)
+def test_credentials_differ(name, other):
+    assert bt.Credentials(**FIELDS) != bt.Credentials(**{**FIELDS, name: other})
+
+
+def test_credentials_repr_hides_secrets():
+    shown = repr(bt.Credentials(**FIELDS))
+    assert "ASIAEXAMPLE (temporary)" in shown
+    assert "(long-term)" in repr(STATIC)
+    assert "environment" in shown
+    assert SECRET[:6] not in shown
+    assert SESSION[:6] not in shown
+
+
+MISTAKE = (TypeError, ValueError)
+
+BAD_FIELDS = [
+    ("empty key id", {"access_key_id": ""}, ValueError, "access_key_id"),
+    ("key id None", {"access_key_id": None}, MISTAKE, "access_key_id"),
+    ("key id bytes", {"access_key_id": b"AKIA"}, MISTAKE, "access_key_id"),
+    ("blank in the key id", {"access_key_id": "AKIA EXAMPLE"}, ValueError, "access_key_id"),
+    ("line end in the key id", {"access_key_id": "AKIA\nEXAMPLE"}, ValueError, "access_key_id"),
+    ("empty secret", {"secret_access_key": ""}, ValueError, "secret_access_key"),
+    ("blank secret", {"secret_access_key": "  "}, ValueError, "secret_access_key"),
+    ("secret as number", {"secret_access_key": 12345}, MISTAKE, "secret_access_key"),
+    ("tab in the secret", {"secret_access_key": "se\tcret"}, ValueError, "secret_access_key"),
+    ("blank in the session token", {"session_token": "to ken"}, ValueError, "session_token"),
+    ("NUL in the session token", {"session_token": "to\0ken"}, ValueError, "session_token"),
+    ("DEL in the session token", {"session_token": "to\x7fken"}, ValueError, "session_token"),
+    ("session token bytes", {"session_token": b"x"}, MISTAKE, "session_token"),
+    ("naive expiration", {"expiration": datetime(2024, 6, 15)}, ValueError, "expiration"),
+    ("expiration as text", {"expiration": "2024-06-15T12:00:00Z"}, TypeError, "expiration"),
+    ("expiration as a number", {"expiration": 1718452800}, TypeError, "expiration"),
+]
+
+
+@pytest.mark.parametrize("given, error, named", cases(BAD_FIELDS))
+def test_credentials_refuse(given, error, named):
+    with pytest.raises(error, match=named) as raised:
+        bt.Credentials(**{**FIELDS, **given})
+    for secret in (FIELDS["secret_access_key"], FIELDS["session_token"], *given.values()):
+        assert not secret or str(secret) not in str(raised.value)
+
+
+# get_token
+
+
+JUNK = {
+    "AWS_ACCESS_KEY_ID": "AKIAJUNK",
+    "AWS_SECRET_ACCESS_KEY": "junk",
+    "AWS_SESSION_TOKEN": "junk",
+    "AWS_CREDENTIAL_EXPIRATION": "junk",
+    "AWS_REGION": "junk",
+    "AWS_DEFAULT_REGION": "junk",
+    "AWS_PROFILE": "junk",
+    "AWS_CONFIG_FILE": "/dev/null/junk",
+    "AWS_SHARED_CREDENTIALS_FILE": "/dev/null/junk",
+    "AWS_WEB_IDENTITY_TOKEN_FILE": "/dev/null/junk",
+    "AWS_ROLE_ARN": "junk",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI": "junk",
+    "AWS_ENDPOINT_URL": "junk",
+    "HOME": "/dev/null/junk",
+}
+
+
+class Untouchable(Mapping):
+    """An environment that must not be looked at."""
+
+    def fail(self, *_):
+        raise AssertionError("the environment was read")
+
+    __getitem__ = __iter__ = __len__ = fail
+
+
+@pytest.mark.parametrize("environ", [None, JUNK, Untouchable()], ids=["os", "junk", "untouchable"])
+def test_given_all_it_needs_get_token_reads_no_environment(environ, monkeypatch):
+    for name, value in JUNK.items():
+        monkeypatch.setenv(name, value)
+    assert bt.get_token(STATIC, "us-east-1", environ=environ, now=NOON) == STATIC_TOKEN
+
+
+def test_now_is_the_clock_unless_given():
+    before = datetime.now(timezone.utc).replace(microsecond=0)
+    token = bt.get_token(STATIC, "us-east-1", 60)
+    signed = token.expiration - timedelta(seconds=60)
+    assert before <= signed <= datetime.now(timezone.utc)
+    assert token == bt.get_token(STATIC, "us-east-1", 60, now=signed)
+
+
+LIFETIMES = [
+    ("one second", 1, 1),
+    ("twelve hours", 43200, 43200),
+    ("timedelta", timedelta(minutes=90), 5400),
+    ("timedelta of one second", timedelta(seconds=1), 1),
+    ("timedelta of twelve hours", TWELVE_HOURS, 43200),
+    ("fractions are dropped", timedelta(seconds=90, microseconds=999999), 90),
+]
+
+
+@pytest.mark.parametrize("expires_in, seconds", cases(LIFETIMES))
+def test_expires_in(expires_in, seconds):
+    token = bt.get_token(STATIC, "us-east-1", expires_in, now=NOON)
+    assert f"&X-Amz-Expires={seconds}&" in b64decode(token[len(PREFIX):]).decode()
+    assert token.expiration == NOON + timedelta(seconds=seconds)
+
+
+BAD_LIFETIMES = [
+    ("nothing", 0),
+    ("negative", -1),
+    ("over twelve hours", 43201),
+    ("True", True),
+    ("None", None),
+    ("text", "3600"),
+    ("NaN", float("nan")),
+    ("float", 3600.5),
+    ("timedelta of nothing", timedelta(0)),
+    ("timedelta under a second", timedelta(seconds=0.4)),
+    ("timedelta just under a second", timedelta(microseconds=999999)),
+    ("negative timedelta", timedelta(seconds=-1)),
+    ("timedelta just over twelve hours", timedelta(hours=12, microseconds=1)),
+]
+
+
+@pytest.mark.parametrize("expires_in", cases(BAD_LIFETIMES))
+def test_expires_in_refused(expires_in):
+    with pytest.raises(ValueError, match="expires_in"):
+        bt.get_token(STATIC, "us-east-1", expires_in, now=NOON)
+
+
+@pytest.mark.parametrize(
+    "region",
+    [
+        "ap-southeast-7", "cn-northwest-1", "eu-isoe-west-1", "eusc-de-east-1", "mx-central-1",
+        "us-gov-east-1", "us-iso-east-1", "us-isob-east-1",
+    ],
+)
+def test_region(region):
+    token = bt.get_token(STATIC, region, now=NOON)
+    assert token.region == region
+    assert f"%2F20240615%2F{region}%2Fbedrock%2F" in b64decode(token[len(PREFIX):]).decode()
+
+
+def test_region_is_stripped():
+    token = bt.get_token(STATIC, " us-east-1\n", now=NOON)
+    assert token == STATIC_TOKEN
+    assert token.region == "us-east-1"
+
+
+@pytest.mark.parametrize(
+    "region",
+    [
+        "", " ", "us", "us-1", "us-east", "us--1", "us-east-1a", "1s-east-1", "US-EAST-1",
+        "us_east_1", "us-east-1 x", "us-east-1\n\nx", "us-east-1/x", "us-ea/st-1", "nowhere/evil",
+        "us-east-\u0661", "\u00fcs-east-1",
+    ],
+    ids=ascii,
+)
+def test_region_refused(region):
+    with pytest.raises(ValueError, match="region"):
+        bt.get_token(STATIC, region, now=NOON)
+
+
+@pytest.mark.parametrize("secret", ["AKIAIOSFODNN7EXAMPLE", "a" * 25, "swordfish x"])
+def test_what_may_be_a_misplaced_secret_is_not_quoted(secret):
+    with pytest.raises(ValueError, match="region") as raised:
+        bt.get_token(STATIC, secret, now=NOON)
+    assert secret not in str(raised.value)
+
+
+@pytest.mark.parametrize("region", [1, b"us-east-1", ["us-east-1"]], ids=repr)
+def test_region_of_another_type(region):
+    with pytest.raises(TypeError, match="region"):
+        bt.get_token(STATIC, region, now=NOON)
+
+
+def test_now_in_another_zone_is_converted():
+    now = datetime(2024, 6, 15, 21, 45, tzinfo=timezone(timedelta(hours=9, minutes=45)))
+    token = bt.get_token(STATIC, "us-east-1", now=now)
+    assert token == STATIC_TOKEN
+    assert token.expiration.isoformat() == "2024-06-16T00:00:00+00:00"
+
+
+class Vague(tzinfo):
+    """A zone that does not know its offset: what is in it counts as naive."""
+
+    def utcoffset(self, when):
+        return None
+
+
+BAD_NOW = [
+    ("naive", datetime(2024, 6, 15, 12), ValueError),
+    ("in a zone without an offset", datetime(2024, 6, 15, 12, tzinfo=Vague()), ValueError),
+    ("number", 1718452800, TypeError),
+    ("text", "2024-06-15T12:00:00Z", TypeError),
+    ("date", NOON.date(), TypeError),
+]
+
+
+@pytest.mark.parametrize("now, error", cases(BAD_NOW))
+def test_now_refused(now, error):
+    with pytest.raises(error, match="now"):
+        bt.get_token(STATIC, "us-east-1", now=now)
+
+
+class Keys:
+    """As botocore's Credentials."""
+
+    def __init__(self, access_key, secret_key, token=None):
+        self.access_key, self.secret_key, self.token = access_key, secret_key, token
+
+
+class Refreshable:
+    """As botocore's RefreshableCredentials: read field by field, each may be of another key."""
+
+    Frozen = namedtuple("ReadOnlyCredentials", "access_key secret_key token account_id")
+    access_key = "ASIATORN"
+    secret_key = "torn"
+    token = "torn"
+
+    def get_frozen_credentials(self):
+        return self.Frozen("ASIAIOSFODNN7EXAMPLE", SECRET, SESSION, None)
+
+
+KINDS = [
+    ("Credentials", TEMPORARY),
+    ("botocore's", Keys("ASIAIOSFODNN7EXAMPLE", SECRET, SESSION)),
+    ("botocore's, refreshable", Refreshable()),
+    ("botocore's, frozen", Refreshable().get_frozen_credentials()),
+    ("callable with Credentials", lambda: TEMPORARY),
+    ("callable with botocore's", Refreshable),
+    ("bound method", Refreshable().get_frozen_credentials),
+]
+
+
+@pytest.mark.parametrize("credentials", cases(KINDS))
+def test_credentials_kinds(credentials):
+    assert bt.get_token(credentials, "us-west-2", 3600, now=NOON) == TEMPORARY_TOKEN
+
+
+@pytest.mark.parametrize("token", [None, ""])
+def test_no_session_token(token):
+    credentials = Keys("AKIAIOSFODNN7EXAMPLE", SECRET, token)
+    assert bt.get_token(credentials, "us-east-1", now=NOON) == STATIC_TOKEN
+
+
+BAD_KINDS = [
+    ("text", "AKIAIOSFODNN7EXAMPLE", TypeError),
+    ("number", 42, TypeError),
+    ("tuple", ("AKIAIOSFODNN7EXAMPLE", SECRET), TypeError),
+    ("dict", {"access_key": "AKIA", "secret_key": SECRET, "token": None}, TypeError),
+    ("callable with text", lambda: "AKIAIOSFODNN7EXAMPLE", TypeError),
+    ("callable with None", lambda: None, bt.BedrockTokenError),
+]
+
+
+@pytest.mark.parametrize("credentials, error", cases(BAD_KINDS))
+def test_credentials_kinds_refused(credentials, error):
+    with pytest.raises(error, match="credentials") as raised:
+        bt.get_token(credentials, "us-east-1", now=NOON)
+    assert SECRET not in str(raised.value)
+
+
+def test_error_of_a_callable_is_the_callers():
+    def broken():
+        raise OSError("vault is sealed")
+
+    with pytest.raises(OSError, match="vault is sealed"):
+        bt.get_token(broken, "us-east-1", now=NOON)
+
+
+@pytest.mark.parametrize("seconds_ago", [0, 1, 86400])
+def test_expired_credentials(seconds_ago):
+    ends = NOON - timedelta(seconds=seconds_ago)
+    credentials = bt.Credentials("ASIAEXAMPLE", SECRET, SESSION, ends, "profile dev (sso)")
+    with pytest.raises(bt.CredentialsError, match="expired") as raised:
+        bt.get_token(credentials, "us-east-1", now=NOON)
+    assert "profile dev (sso)" in str(raised.value)
+
+
+# provide_token
+
+
+class Provider:
+    def __init__(self, credentials):
+        self.credentials = credentials
+
+    def load(self):
+        return self.credentials
+
+
+def test_provide_token_has_the_signature_of_aws():
+    parameters = inspect.signature(bt.provide_token).parameters.values()
+    assert [(p.name, p.kind, p.default) for p in parameters] == [
+        ("region", inspect.Parameter.POSITIONAL_OR_KEYWORD, None),
+        ("aws_credentials_provider", inspect.Parameter.POSITIONAL_OR_KEYWORD, None),
+        ("expiry", inspect.Parameter.POSITIONAL_OR_KEYWORD, TWELVE_HOURS),
+    ]
+
+
+@pytest.mark.parametrize("credentials", cases(KINDS[:4]))
+def test_provide_token(credentials):
+    token = bt.provide_token("us-west-2", Provider(credentials), timedelta(minutes=5))
+    signed = token.expiration - timedelta(minutes=5)
+    assert token == bt.get_token(TEMPORARY, "us-west-2", 300, now=signed)
+    assert token.region == "us-west-2"
+
+
+def test_provide_token_takes_the_region_of_the_environment(monkeypatch):
+    monkeypatch.setenv("AWS_REGION", "eu-west-3")
+    assert bt.provide_token(aws_credentials_provider=Provider(STATIC)).region == "eu-west-3"
+
+
+def test_provide_token_without_credentials(monkeypatch):
+    # Whoever names a provider gets no token of somebody else.
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    with pytest.raises(bt.NoCredentialsError):
+        bt.provide_token("us-east-1", Provider(None))
+
+
+@pytest.mark.parametrize("expiry", [timedelta(0), timedelta(seconds=0.5), timedelta(hours=13)])
+def test_provide_token_refuses(expiry):
+    with pytest.raises(ValueError, match="expiry|expires_in"):
+        bt.provide_token("us-east-1", Provider(STATIC), expiry)
+
+
+# decode_token
+
+
+def pairs_of(token):
+    """Host and parameters of a token: what the rows below are made of."""
+    host, _, query = b64decode(token[len(PREFIX):]).decode().partition("?")
+    return host, query.split("&")
+
+
+def rewritten(token, **changes):
+    """The token with parameters replaced or, by None, left out; "_" stands for "-"."""
+    host, pairs = pairs_of(token)
+    for name, value in changes.items():
+        name = name.replace("_", "-")
+        place = [pair.partition("=")[0] for pair in pairs].index(name)
+        pairs[place:place + 1] = [] if value is None else [f"{name}={value}"]
+    return token_of(host + "?" + "&".join(pairs))
+
+
+def signed_by(access_key_id, scope="20240615%2Fus-east-1%2Fbedrock%2Faws4_request"):
+    return rewritten(STATIC_TOKEN, X_Amz_Credential=f"{access_key_id}%2F{scope}")
+
+
+def as_javascript(token):
+    host, pairs = pairs_of(token)
+    return token_of(host + "?" + "&".join(sorted(pairs)))
+
+
+LONG_TERM_SECRET = "zm1y0ursWUJvVeXAMPLEsecret="
+
+
+def long_term(text):
+    return "ABSK" + b64encode(text.encode()).decode()
+
+
+STATIC_SAYS = {
+    "kind": "short-term",
+    "access_key_id": "AKIAIOSFODNN7EXAMPLE",
+    "region": "us-east-1",
+    "service": "bedrock",
+    "issued_at": NOON,
+    "expires_at": NOON + TWELVE_HOURS,
+    "expires_in": 43200,
+    "temporary": False,
+}
+TEMPORARY_SAYS = {
+    "kind": "short-term",
+    "access_key_id": "ASIAIOSFODNN7EXAMPLE",
+    "region": "us-west-2",
+    "service": "bedrock",
+    "issued_at": NOON,
+    "expires_at": NOON + timedelta(hours=1),
+    "expires_in": 3600,
+    "temporary": True,
+}
+
+# Accounts: n = int.from_bytes(base64.b32decode(key_id[4:])[:6], "big"); (n & 0x7fffffffff80) >> 7
+DECODED = [
+    ("static keys", STATIC_TOKEN, STATIC_SAYS),
+    ("temporary keys", TEMPORARY_TOKEN, TEMPORARY_SAYS),
+    ("in the order of AWS's JavaScript", as_javascript(TEMPORARY_TOKEN), TEMPORARY_SAYS),
+    (
+        "account in the key id",  # the published example of the encoding
+        signed_by("ASIAQNZGKIQY56JQ7WML"),
+        {**STATIC_SAYS, "access_key_id": "ASIAQNZGKIQY56JQ7WML", "account_id": "029608264753"},
+    ),
+    (
+        "account in a key id with a digit in fifth place",
+        signed_by("ASIA2NZGKIQY56JQ7WML"),
+        {**STATIC_SAYS, "access_key_id": "ASIA2NZGKIQY56JQ7WML", "account_id": "716803032113"},
+    ),
+    (
+        "account of thirteen digits",  # there are none: the key id says something else
+        signed_by("ASIA7NZGKIQY56JQ7WML"),
+        {**STATIC_SAYS, "access_key_id": "ASIA7NZGKIQY56JQ7WML"},
+    ),
+    (
+        "first account of thirteen digits",
+        signed_by("ASIA6RVFFCAAAAAAAAAA"),
+        {**STATIC_SAYS, "access_key_id": "ASIA6RVFFCAAAAAAAAAA"},
+    ),
+    (
+        "last account of twelve digits",
+        signed_by("ASIA6RVFFB77QAAAAAAA"),
+        {**STATIC_SAYS, "access_key_id": "ASIA6RVFFB77QAAAAAAA", "account_id": "999999999999"},
+    ),
+    (
+        "key id too short for an account",
+        signed_by("ASIAQNZGKIQY56JQ"),
+        {**STATIC_SAYS, "access_key_id": "ASIAQNZGKIQY56JQ"},
+    ),
+    (
+        "key id too long for an account",
+        signed_by("ASIAQNZGKIQY56JQ7WMLQQQQQQQQ"),
+        {**STATIC_SAYS, "access_key_id": "ASIAQNZGKIQY56JQ7WMLQQQQQQQQ"},
+    ),
+    (
+        "key id that is not base32",
+        signed_by("ASIAQ189KIQY56JQ7WML"),
+        {**STATIC_SAYS, "access_key_id": "ASIAQ189KIQY56JQ7WML"},
+    ),
+    (
+        "long-term",
+        long_term(f"BedrockAPIKey-abcd-at-123456789012:{LONG_TERM_SECRET}"),
+        {
+            "kind": "long-term",
+            "user_name": "BedrockAPIKey-abcd-at-123456789012",
+            "account_id": "123456789012",
+        },
+    ),
+    (
+        "long-term, second key of the user",
+        long_term(f"BedrockAPIKey-abcd+1-at-012345678901:{LONG_TERM_SECRET}:x"),
+        {
+            "kind": "long-term",
+            "user_name": "BedrockAPIKey-abcd+1-at-012345678901",
+            "account_id": "012345678901",
+        },
+    ),
+    (
+        "long-term, -at- within the name",
+        long_term(f"BedrockAPIKey-me-at-home-at-123456789012:{LONG_TERM_SECRET}"),
+        {
+            "kind": "long-term",
+            "user_name": "BedrockAPIKey-me-at-home-at-123456789012",
+            "account_id": "123456789012",
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize("token, want", cases(DECODED))
+def test_decode_token(token, want):
+    got = bt.decode_token(token)
+    assert got == want
+    for moment in (got[name] for name in ("issued_at", "expires_at") if name in got):
+        assert moment.utcoffset() == timedelta(0)
+
+
+@pytest.mark.parametrize("token", cases([(name, token) for name, token, _ in DECODED]))
+def test_decode_token_returns_no_secret(token):
+    said = str(bt.decode_token(token))
+    signature = pairs_of(TEMPORARY_TOKEN)[1][-2].partition("=")[2]
+    for secret in (signature, SESSION.rstrip("="), LONG_TERM_SECRET.rstrip("=")):
+        assert secret not in said
+
+
+def test_decode_token_reads_a_token_of_ours():
+    credentials = bt.Credentials("ASIAQNZGKIQY56JQ7WML", SECRET, "aZ09+/=%~-" * 100)
+    token = bt.get_token(credentials, "ap-southeast-2", 900, now=NOON)
+    assert bt.decode_token(token) == {
+        "kind": "short-term",
+        "access_key_id": "ASIAQNZGKIQY56JQ7WML",
+        "account_id": "029608264753",
+        "region": "ap-southeast-2",
+        "service": "bedrock",
+        "issued_at": NOON,
+        "expires_at": NOON + timedelta(minutes=15),
+        "expires_in": 900,
+        "temporary": True,
+    }
+
+
+LONG_SESSION_TOKEN = rewritten(TEMPORARY_TOKEN, X_Amz_Security_Token="A" * 1000)
+
+REFUSAL = "Bedrock API key|token"  # no error of base64 or strptime comes out as it is
+
+DAMAGED = [
+    ("empty", "", "must start with"),
+    ("prefix alone", PREFIX, REFUSAL),
+    ("wrong prefix", "sk-" + STATIC_TOKEN, "must start with"),
+    ("prefix in capitals", PREFIX.upper() + STATIC_TOKEN[len(PREFIX):], "must start with"),
+    ("not base64", PREFIX + "*" * 400, "damaged"),
+    ("not ASCII", STATIC_TOKEN + "\u00e9", "damaged"),
+    ("base64 of other text", token_of("hello"), REFUSAL),
+    ("base64 of other bytes", PREFIX + "/////w==", REFUSAL),
+    ("another host", token_of("sts." + b64decode(STATIC_TOKEN[len(PREFIX):]).decode()), REFUSAL),
+    ("another action", rewritten(STATIC_TOKEN, Action="GetCallerIdentity"), REFUSAL),
+    ("cut off at 1,024 characters", LONG_SESSION_TOKEN[:1024], "cut off"),
+    ("last character cut off", STATIC_TOKEN[:-1], "cut off"),
+    ("last four characters cut off", STATIC_TOKEN[:-4], REFUSAL),
+    ("blank before it", " " + STATIC_TOKEN, REFUSAL),
+    ("line end after it", STATIC_TOKEN + "\n", REFUSAL),
+    ("blanks inside", STATIC_TOKEN[:100] + "\n" + STATIC_TOKEN[100:], REFUSAL),
+    ("quotes around it", f'"{STATIC_TOKEN}"', REFUSAL),
+    ("quote after it", STATIC_TOKEN + '"', REFUSAL),
+    *((f"no {name}", rewritten(STATIC_TOKEN, **{name: None}), name.replace("_", "-"))
+      for name in ("X_Amz_Credential", "X_Amz_Date", "X_Amz_Expires", "X_Amz_Signature",
+                   "Version")),
+    ("parameter twice", rewritten(STATIC_TOKEN, Version="1&X-Amz-Expires=1"), "twice"),
+    ("no such day", rewritten(STATIC_TOKEN, X_Amz_Date="20240631T120000Z"), "damaged"),
+    ("half a date", rewritten(STATIC_TOKEN, X_Amz_Date="20240615"), "damaged"),
+    ("date without seconds", rewritten(STATIC_TOKEN, X_Amz_Date="20240615T1200Z"), "damaged"),
+    ("date of another day", rewritten(STATIC_TOKEN, X_Amz_Date="20240616T120000Z"), "damaged"),
+    ("lifetime in words", rewritten(STATIC_TOKEN, X_Amz_Expires="12h"), "damaged"),
+    ("lifetime with a mark", rewritten(STATIC_TOKEN, X_Amz_Expires="43_200"), "damaged"),
+    ("lifetime of nothing", rewritten(STATIC_TOKEN, X_Amz_Expires="0"), "damaged"),
+    ("negative lifetime", rewritten(STATIC_TOKEN, X_Amz_Expires="-1"), "damaged"),
+    ("lifetime too long", rewritten(STATIC_TOKEN, X_Amz_Expires="43201"), "damaged"),
+    ("scope of four parts", signed_by("AKIA", "20240615%2Fus-east-1%2Fbedrock"), "damaged"),
+    ("scope of aws5", signed_by("AKIA", "20240615%2Fus-east-1%2Fbedrock%2Faws5"), "damaged"),
+    ("long-term prefix alone", "ABSK", REFUSAL),
+    ("long-term, not base64", "ABSK" + "*" * 40, "damaged"),
+    ("long-term, other text", long_term("hello"), REFUSAL),
+    ("long-term, no secret", long_term("BedrockAPIKey-abcd-at-123456789012"), REFUSAL),
+    ("long-term, cut off", long_term("BedrockAPIKey-abcd-at-12345678"), REFUSAL),
+    ("long-term, no account", long_term(f"BedrockAPIKey-abcd:{LONG_TERM_SECRET}"), REFUSAL),
+    ("long-term, short account", long_term(f"BedrockAPIKey-a-at-123:{LONG_TERM_SECRET}"), REFUSAL),
+    ("long-term, other user", long_term(f"root-at-123456789012:{LONG_TERM_SECRET}"), REFUSAL),
+]
+
+
+@pytest.mark.parametrize("token, says", cases(DAMAGED))
+def test_decode_token_refuses(token, says):
+    with pytest.raises(ValueError, match=says) as raised:
+        bt.decode_token(token)
+    message = str(raised.value)
+    payload = STATIC_TOKEN[len(PREFIX):]
+    for secret in (payload[:20], payload[-20:], LONG_TERM_SECRET):
+        assert secret not in message
+
+
+@pytest.mark.parametrize("token", [None, 1, STATIC_TOKEN.encode(), [STATIC_TOKEN]], ids=type)
+def test_decode_token_of_another_type(token):
+    with pytest.raises(MISTAKE) as raised:
+        bt.decode_token(token)
+    assert STATIC_TOKEN[-20:] not in str(raised.value)
