@@ -37,8 +37,8 @@ from __future__ import annotations
 
 __all__ = [
     "BedrockError", "BedrockTokenError", "Credentials", "CredentialsError", "NoCredentialsError", "NoRegionError",
-    "Token", "assume_role", "decode_token", "get_token", "load_credentials", "load_region", "presign",
-    "provide_token",
+    "Token", "TokenProvider", "assume_role", "decode_token", "get_token", "load_credentials", "load_region",
+    "presign", "provide_token",
 ]
 
 __version__ = "1.0.0"
@@ -1549,3 +1549,154 @@ def provide_token(
 ) -> Token:
     """get_token with the signature of AWS's aws-bedrock-token-generator; the provider is anything with .load()."""
     return get_token(aws_credentials_provider and aws_credentials_provider.load, region, expiry)
+
+
+# --------------------------------------------------------------------------------------------- TokenProvider
+
+_MARGIN = 15 * 60.0  # seconds before its end, or a fifth of its life if that is less: renew, others go on with it
+_LAST_MOMENT = 10.0  # seconds before its end: do not hand it out any more
+_RETRY_AFTER = 30.0  # seconds, after a renewal that failed while the token was still good
+_LOOK_AGAIN_AFTER = 300.0  # seconds, for credentials that do not say when they end
+
+
+class TokenProvider:
+    """A callable that returns a token that is valid now: it reuses one token, and mints another in good time.
+
+    The arguments are get_token's; `clock` returns seconds since 1970. Where credentials do not say when they
+    end, they are looked up again every 5 minutes, so that rotated ones are noticed. While a renewal fails the
+    token is served as long as it is valid, then the source's error is raised, unchanged. Safe for any number
+    of threads and event loops, across fork, and can be pickled.
+    """
+
+    def __init__(
+        self, credentials: Any = None, region: str | None = None, expires_in: int | timedelta = _TOKEN_LIFETIME, *,
+        profile: str | None = None, environ: Mapping[str, str] | None = None, clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._credentials = credentials
+        self._region = None if region is None else _region(region)
+        self._lifetime = _whole_seconds(expires_in, 1, _TOKEN_LIFETIME, "expires_in")
+        self._profile = profile
+        self._environ = environ
+        self._clock = clock
+        # All that is known of the token in hand, replaced as a whole, so that it is read without a lock:
+        # token, credentials, when minted, end, margin, when to look for credentials again, end by time.monotonic.
+        self._held: tuple[Any, ...] | None = None
+        self._failed_at = float("-inf")
+        # The renewal under way, by process id: after a fork the parent's is none of the child's business.
+        # dict.setdefault is atomic: there is one. The lock is never released, it is the claim to do the work.
+        self._renewals: dict[int, tuple[Future[Token], Any]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_held": None, "_renewals": {}}
+
+    def __call__(self) -> Token:
+        """The same as token()."""
+        return self.token()
+
+    def token(self) -> Token:
+        """A Token that is valid now. Raises what get_token raises, and what the credentials' source raises."""
+        started = self._start()
+        if isinstance(started, Token):
+            return started
+        future, claim = started
+        self._renew(future, claim, self._look_up)
+        return future.result()
+
+    async def async_token(self) -> Token:
+        """token() for asyncio. The look-up runs in the loop's executor; all tasks and threads share it."""
+        import asyncio
+
+        started = self._start()
+        if isinstance(started, Token):
+            return started
+        future, claim = started
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+        def refuse() -> NoReturn:
+            raise RuntimeError("the event loop's executor has been shut down")
+
+        def wake(_: object) -> None:
+            try:
+                loop.call_soon_threadsafe(done.set)
+            except RuntimeError:  # a loop that has been closed meanwhile, with nobody left to wake
+                pass
+
+        try:
+            job = loop.run_in_executor(None, self._renew, future, claim, self._look_up)
+            job.add_done_callback(lambda _: self._renew(future, claim, refuse))  # if it was dropped
+        except RuntimeError:
+            self._renew(future, claim, refuse)
+        future.add_done_callback(wake)  # not asyncio.wrap_future, which turns some exceptions into its own
+        await done.wait()
+        return future.result()
+
+    def _look(self) -> tuple[Token | None, bool]:
+        """The token in hand, if it can still be handed out, and whether it is time to renew it."""
+        if self._held is None:
+            return None, True
+        token, _, minted, end, margin, look_again, monotonic_end = self._held
+        now = self._clock()
+        # The wall clock, since a suspended machine must not serve a dead token; and the monotonic one, since a
+        # wall clock that is set back must not keep one alive.
+        left = min(end - now, monotonic_end - time.monotonic())
+        if left < min(margin, _LAST_MOMENT):
+            return None, True
+        due = left < margin or now >= look_again or now < minted
+        return token, due and not self._failed_at <= now < self._failed_at + _RETRY_AFTER
+
+    def _start(self) -> Token | tuple[Future[Token], Any]:
+        """The token to return at once; or else the renewal to wait for, and the claim to do it."""
+        token, due = self._look()
+        if token is not None and not due:
+            return token
+        from concurrent.futures import Future
+        from threading import Lock
+
+        ours: tuple[Future[Token], Any] = (Future(), Lock())
+        renewal = self._renewals.setdefault(os.getpid(), ours)
+        return token if token is not None and renewal is not ours else renewal
+
+    def _renew(self, future: Future[Token], claim: Any, look_up: Callable[[], tuple[Any, ...]]) -> None:
+        """Do the renewal, unless somebody does it already.
+
+        Whoever waits for it tries this first: the executor of the first one's loop may be full of those who wait.
+        """
+        if not claim.acquire(blocking=False):
+            return
+        try:
+            token, due = self._look()  # somebody may have finished between our look and our taking the lead
+            if token is None or due:
+                try:
+                    self._held = look_up()
+                    token = self._held[0]
+                except Exception:
+                    token, _ = self._look()
+                    if token is None:
+                        raise
+                    self._failed_at = self._clock()
+            self._renewals.pop(os.getpid(), None)
+            future.set_result(token)
+        except BaseException as error:
+            self._renewals.pop(os.getpid(), None)
+            if isinstance(error, Exception):
+                future.set_exception(error)
+            else:  # Ctrl-C here is not Ctrl-C in the threads that wait
+                future.set_exception(BedrockTokenError("the look-up of credentials was interrupted"))
+                raise
+
+    def _look_up(self) -> tuple[Any, ...]:
+        config = _Config(self._environ, self._profile, self._region, clock=self._clock)
+        given = self._credentials
+        credentials = _load_credentials(config) if given is None else _frozen(given)
+        region = self._region or _load_region(config, credentials if given is None else None)
+        now = self._clock()
+        rotates = credentials.expiration is None and not isinstance(given, Credentials)
+        look_again = now + _LOOK_AGAIN_AFTER if rotates else float("inf")
+        if self._held is not None:
+            token, old, minted, end, margin, _, monotonic_end = self._held
+            if credentials == old and region == token.region and minted <= now <= end - margin:
+                return token, old, minted, end, margin, look_again, monotonic_end
+        token = _mint(credentials, region, self._lifetime, datetime.fromtimestamp(now, timezone.utc))
+        end = token.expiration.timestamp()
+        margin = min(_MARGIN, (end - now) / 5)
+        return token, credentials, now, end, margin, look_again, time.monotonic() + end - now
