@@ -37,8 +37,8 @@ from __future__ import annotations
 
 __all__ = [
     "BedrockError", "BedrockTokenError", "Credentials", "CredentialsError", "NoCredentialsError", "NoRegionError",
-    "Token", "TokenProvider", "assume_role", "decode_token", "get_token", "load_credentials", "load_region",
-    "presign", "provide_token",
+    "Token", "TokenProvider", "assume_role", "converse", "converse_stream", "decode_token", "get_token",
+    "load_credentials", "load_region", "presign", "provide_token",
 ]
 
 __version__ = "1.0.0"
@@ -1700,3 +1700,251 @@ class TokenProvider:
         end = token.expiration.timestamp()
         margin = min(_MARGIN, (end - now) / 5)
         return token, credentials, now, end, margin, look_again, time.monotonic() + end - now
+
+
+# ------------------------------------------------------------------------------------------- calling Bedrock
+#
+# https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html
+
+_BEARER_VARIABLE = "AWS_BEARER_TOKEN_BEDROCK"
+_PAYLOAD_LIMIT = 24 * 1024 * 1024  # bytes of an event's payload, and of an answer
+_HEADERS_LIMIT = 128 * 1024
+# What Bedrock says when it refuses the token itself -> what that means.
+_TOKEN_REFUSALS = (
+    ("make sure your API Key is valid", "the key is for another region than {region}, has expired, or is damaged"),
+    ("has expired", "mint a new one"),
+    ("token included in the request is expired", "the credentials behind the key have expired: mint a new one"),
+    ("pre-defined prefix", "this is not a Bedrock API key"),
+    (":CallWithBearerToken", "allow that action to the identity that made the key"),
+)
+
+
+def _bearer(config: _Config, token: Any) -> tuple[str, str]:
+    """The token to call with and the region to call: what is given, else the environment's, else a new one."""
+    given = token is not None
+    if callable(token):
+        token = token()
+    value = token if given else config.variable(_BEARER_VARIABLE)
+    if not value and not given:
+        credentials = _load_credentials(config)
+        minted = _mint(credentials, _load_region(config, credentials), _TOKEN_LIFETIME, config.now())
+        return minted, minted.region
+    if not _is_plain(value):
+        name = "token" if given else _BEARER_VARIABLE
+        raise (ValueError if given else CredentialsError)(f"{name} must be a string without blanks or line breaks")
+    try:
+        own = value.region if isinstance(value, Token) else decode_token(value).get("region")
+    except ValueError:  # not for us to judge: Bedrock may know kinds of keys that we do not
+        own = None
+    region = own if given and own and not config.explicit_region else config.region() or own
+    if region is None:
+        region = _load_region(config, None)
+    if own and own != region:
+        raise (ValueError if given else CredentialsError)(
+            f"the token works in {own} only, and the call is for {region}: mint one there, or call that region"
+        )
+    return str(value), region
+
+
+def _call_bedrock(
+    config: _Config, service: str, method: str, path: str, token: str, region: str, request: dict[str, Any] | None,
+    timeout: float,
+) -> HTTPResponse:
+    """The response, its body unread, to a call with a bearer token. Raises BedrockError if it is not a 200."""
+    import json
+
+    deadline = time.monotonic() + timeout
+    headers = [("Authorization", f"Bearer {token}"), ("Accept", "application/json, application/vnd.amazon.eventstream")]
+    body = None
+    if request is not None:
+        headers.append(("Content-Type", "application/json"))
+        body = json.dumps(request, default=_base64_of_bytes, allow_nan=False).encode("utf-8")
+    url = config.endpoint(service, region) + path
+    patience: Any = {"timeout": timeout, "transient": (429, 503)}
+    response, _ = _send(config, method, url, headers=headers, body=body, limit=None, **patience)
+    if response.status == 200:
+        return response
+    code, message = _error_of(response, _receive(response, _CREDENTIAL_LIMIT, deadline), [token])
+    hint = next((hint for text, hint in _TOKEN_REFUSALS if text in message), "").format(region=region)
+    if hint:
+        from email.utils import parsedate_to_datetime
+
+        try:
+            skew = (config.now() - parsedate_to_datetime(response.headers["Date"])).total_seconds()
+        except (TypeError, ValueError):
+            skew = 0.0
+        if abs(skew) > 300:
+            hint += f"; this machine's clock is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}"
+    request_id = response.headers.get("x-amzn-RequestId", "").replace(token, "...")
+    raise BedrockError(response.status, code, message, request_id, hint)
+
+
+def _receive(response: HTTPResponse, limit: int, deadline: float) -> bytes:
+    from http.client import HTTPException
+
+    try:
+        return _read(response, limit, deadline)
+    except (OSError, HTTPException) as error:
+        raise BedrockTokenError(f"Bedrock's answer broke off: {error or type(error).__name__}") from error
+
+
+def _answer(response: HTTPResponse, deadline: float) -> dict[str, Any]:
+    answer = _parse_json(_receive(response, _PAYLOAD_LIMIT, deadline))
+    if not isinstance(answer, dict):
+        raise BedrockTokenError("Bedrock's answer is not a JSON object (a proxy in between?)")
+    return answer
+
+
+def _base64_of_bytes(value: object) -> str:
+    """Images and documents are bytes in the API, which is base64 in its JSON."""
+    if not isinstance(value, (bytes, bytearray)):
+        raise TypeError(f"{type(value).__name__} cannot stand in a request to Bedrock")
+    return binascii.b2a_base64(value, newline=False).decode("ascii")
+
+
+def _converse(
+    config: _Config, operation: str, model_id: str, token: Any, request: dict[str, Any], timeout: float
+) -> HTTPResponse:
+    from urllib.parse import quote
+
+    if not isinstance(model_id, str) or not model_id.isprintable() or model_id in ("", ".", ".."):
+        raise ValueError("model_id must be the name or ARN of a model or an inference profile")
+    if not 0 < timeout <= 86400:
+        raise ValueError(f"timeout must be seconds, above 0 and at most a day, not {timeout!r}")
+    bearer, region = _bearer(config, token)
+    path = f"/model/{quote(model_id, safe='')}/{operation}"
+    return _call_bedrock(config, "bedrock_runtime", "POST", path, bearer, region, request, timeout)
+
+
+def converse(
+    model_id: str, messages: list[dict[str, Any]], *, region: str | None = None, token: Any = None,
+    environ: Mapping[str, str] | None = None, timeout: float = 60, **request: Any,
+) -> dict[str, Any]:
+    """One call of Bedrock's Converse API, its answer as it comes; `request` are the API's other fields.
+
+    `token`: a string, a Token, a TokenProvider, or None for AWS_BEARER_TOKEN_BEDROCK, else one minted from
+    the default chain. `region`: None for the token's own if one is given, else load_region's. `timeout`:
+    seconds for all. bytes in the messages are sent as base64. Raises BedrockError if Bedrock refuses,
+    BedrockTokenError if there is no usable answer, ValueError for a token of another region.
+    https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html
+    """
+    config, deadline = _Config(environ, region=region), time.monotonic() + timeout
+    request = {"messages": messages, **request}
+    return _answer(_converse(config, "converse", model_id, token, request, timeout), deadline)
+
+
+def converse_stream(
+    model_id: str, messages: list[dict[str, Any]], *, region: str | None = None, token: Any = None,
+    environ: Mapping[str, str] | None = None, timeout: float = 60, **request: Any,
+) -> Iterator[dict[str, Any]]:
+    """converse() as a stream: an iterator of events like {"contentBlockDelta": {...}}, each as it arrives.
+
+    The request is made at once; closing the iterator closes the connection. At most `timeout` seconds pass until the
+    first answer, and between two pieces of it. A stream that is cut off or damaged, or that carries an error, ends in
+    an exception.
+    https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ConverseStream.html
+    """
+    config = _Config(environ, region=region)
+    request = {"messages": messages, **request}
+    return _events(_converse(config, "converse-stream", model_id, token, request, timeout))
+
+
+def _events(response: HTTPResponse) -> Iterator[dict[str, Any]]:
+    def generate() -> Iterator[dict[str, Any]]:
+        complete = False
+        with response:
+            yield {}
+            try:
+                for event in _decode_events(iter(lambda: response.read1(65536), b"")):
+                    complete = complete or "messageStop" in event
+                    yield event
+            except BedrockError as error:
+                error.request_id = response.headers.get("x-amzn-RequestId", "")
+                raise
+            except (OSError, HTTPException) as error:
+                raise BedrockTokenError(f"Bedrock's stream broke off: {error or type(error).__name__}") from error
+        if not complete:
+            raise BedrockTokenError("Bedrock's stream ended before the message did")
+
+    from http.client import HTTPException
+
+    events = generate()
+    next(events)  # into its `with`: from here on closing it closes the connection
+    return events
+
+
+def _decode_events(chunks: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """The events in an event stream that arrives in pieces of any size.
+
+    A frame is total length, length of headers, CRC-32 of these two | headers | payload | CRC-32 of all before.
+    https://docs.aws.amazon.com/lexv2/latest/dg/event-stream-encoding.html
+    """
+    from struct import Struct
+    from zlib import crc32
+
+    prelude, checksum = Struct(">III").unpack_from, Struct(">I").unpack_from
+    known: dict[bytes, dict[str, str]] = {}  # a stream repeats a handful of header blocks
+    buffer = bytearray()
+    for chunk in chunks:
+        buffer += chunk
+        start, available = 0, len(buffer)
+        while available - start >= 12:
+            total, headers_length, prelude_checksum = prelude(buffer, start)
+            payload_length = total - headers_length - 16
+            running = crc32(buffer[start:start + 8])
+            sane = headers_length <= _HEADERS_LIMIT and 0 <= payload_length <= _PAYLOAD_LIMIT
+            if running != prelude_checksum or not sane:
+                raise BedrockTokenError("Bedrock's stream is damaged: a frame's head is not as it was sent")
+            end = start + total
+            if available < end:
+                break
+            if crc32(buffer[start + 8:end - 4], running) != checksum(buffer, end - 4)[0]:
+                raise BedrockTokenError("Bedrock's stream is damaged: a frame is not as it was sent")
+            payload_start = start + 12 + headers_length
+            block = bytes(buffer[start + 12:payload_start])
+            headers = known.get(block)
+            if headers is None:
+                headers = _event_headers(block)
+                if len(known) < 64:
+                    known[block] = headers
+            kind = headers.get(":message-type")
+            payload = buffer[payload_start:end - 4]
+            start = end
+            if kind == "error":
+                raise BedrockError(0, headers.get(":error-code", ""), headers.get(":error-message", ""))
+            document = _parse_json(payload)
+            if kind == "exception":
+                message = document.get("message") if isinstance(document, dict) else None
+                raise BedrockError(0, headers.get(":exception-type", ""), str(message or "no message"))
+            if kind != "event" or not isinstance(document, dict) or ":event-type" not in headers:
+                raise BedrockTokenError("Bedrock's stream holds a frame that is no event")
+            yield {headers[":event-type"]: document}
+        del buffer[:start]
+    if buffer:
+        raise BedrockTokenError("Bedrock's stream is cut off inside a frame")
+
+
+def _event_headers(block: bytes) -> dict[str, str]:
+    """The string headers of a frame; those of the other types are passed over."""
+    sizes = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
+    headers = {}
+    position = 0
+    try:
+        while position < len(block):
+            name_end = position + 1 + block[position]
+            name, kind = block[position + 1:name_end].decode("utf-8"), block[name_end]
+            position = name_end + 1
+            if kind in (6, 7):
+                size = int.from_bytes(block[position:position + 2], "big")
+                position += 2
+            else:
+                size = sizes[kind]
+            value = block[position:position + size]
+            position += size
+            if kind == 7:
+                headers[name] = value.decode("utf-8")
+    except (IndexError, KeyError, ValueError):
+        position = -1
+    if position != len(block):
+        raise BedrockTokenError("Bedrock's stream is damaged: a frame's headers cannot be read")
+    return headers
