@@ -1948,3 +1948,383 @@ def _event_headers(block: bytes) -> dict[str, str]:
     if position != len(block):
         raise BedrockTokenError("Bedrock's stream is damaged: a frame's headers cannot be read")
     return headers
+
+
+# ---------------------------------------------------------------------------------------------- command line
+
+_EXAMPLES = """\
+examples:
+  python -m bedrock_token                                   print a token
+  python -m bedrock_token --region us-east-1 --expires-in 90m --profile dev
+  eval "$(python -m bedrock_token --format env)"            set it in this shell
+  python -m bedrock_token exec --only-bedrock -- claude     run a program with it
+  python -m bedrock_token | python -m bedrock_token inspect
+  python -m bedrock_token check --model us.amazon.nova-micro-v1:0
+  echo "Why is the sky blue?" | python -m bedrock_token converse --model us.amazon.nova-micro-v1:0
+"""
+_EPILOG = f"""\
+environment:
+  AWS_REGION, AWS_DEFAULT_REGION   the region, unless --region or the profile says it
+  AWS_PROFILE                      the profile, unless --profile says it
+  AWS_ACCESS_KEY_ID, ...           credentials, found as the AWS CLI finds them
+  {_BEARER_VARIABLE}         the token that inspect, check and converse use, if it is set
+  HTTPS_PROXY, NO_PROXY, AWS_CA_BUNDLE, AWS_ENDPOINT_URL_...   how AWS is reached
+
+exit codes:
+  0 done    1 failed, the reason is on stderr    2 wrong usage    130 interrupted
+  exec: that of the command, 126 if it cannot be run, 127 if it is not there
+
+A token is a password: no command takes one as an argument or shows one in a message.
+"""
+# Names, base64 and regions have no character that one of these shells would take for its own.
+_FORMATS = {
+    "env": "export {}={}\n", "env-no-export": "{}={}\n", "powershell": '$Env:{}="{}"\n', "windows-cmd": "set {}={}\n",
+    "fish": "set -gx {} {}\n",
+}
+
+
+def _note(text: str) -> None:
+    print(f"bedrock_token: {' '.join(text.split())}", file=sys.stderr)
+
+
+def _write(text: str) -> None:
+    """To stdout at once, with the same line ends everywhere: a CR would become part of somebody's token."""
+    if sys.stdout is None:
+        raise OSError("stdout is closed")
+    try:
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(newline="\n", errors="backslashreplace")
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError:  # a pipe without a reader, a full disk: what is left is not to be tried again at exit
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OSError:
+            pass
+        raise
+
+
+def _read_stdin() -> str:
+    return "" if sys.stdin is None else sys.stdin.buffer.read().decode("utf-8", "replace")
+
+
+def _rfc3339(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _duration(seconds: float) -> str:
+    """In the two largest units that say something: 11 h 59 min."""
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    units = [(days, "d"), (hours, "h"), (minutes, "min"), (seconds, "s")]
+    first = next((index for index, (number, _) in enumerate(units) if number), 3)
+    shown = units[first:first + 2] if first < 2 else units[first:first + 1]
+    return " ".join([f"{number} {unit}" for index, (number, unit) in enumerate(shown) if number or not index])
+
+
+def _ask_on_terminal(serial: str) -> str:
+    import getpass
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # what getpass does without a terminal is to read, and show, stdin
+        try:
+            return getpass.getpass(f"Code of the MFA device {serial}: ")
+        except (getpass.GetPassWarning, EOFError, OSError):
+            pass
+    raise CredentialsError(f"the role asks for a code of the MFA device {serial}, and there is no terminal to ask on")
+
+
+def _minted(options: Any) -> tuple[Token, Credentials]:
+    config = options.config
+    credentials = _load_credentials(config)
+    now = config.now()
+    token = _mint(credentials, _load_region(config, credentials), options.expires_in, now)
+    if not options.quiet and token.expiration < now + timedelta(seconds=options.expires_in - 1):
+        left = _duration((token.expiration - now).total_seconds())
+        why = f"with the credentials it is made from ({credentials.source})"
+        _note(f"note: the token ends in {left}, at {_rfc3339(token.expiration)}, {why}")
+    return token, credentials
+
+
+def _variables(options: Any, token: Token) -> dict[str, str]:
+    return {**dict.fromkeys(options.var or [_BEARER_VARIABLE], str(token)), "AWS_REGION": token.region}
+
+
+def _print_token(options: Any) -> int:
+    token, credentials = _minted(options)
+    if options.format in (None, "token"):
+        _write(f"{token}\n")
+    elif options.format == "json":
+        import json
+
+        left = int((token.expiration - options.config.now()).total_seconds())
+        document = {
+            "token": token, "token_type": "Bearer", "region": token.region, "expiration": _rfc3339(token.expiration),
+            "expires_in": left, "source": credentials.source,
+        }
+        _write(json.dumps(document, indent=2) + "\n")
+    else:
+        _write("".join([_FORMATS[options.format].format(*pair) for pair in _variables(options, token).items()]))
+    return 0
+
+
+def _exec(options: Any) -> int:
+    command = options.rest
+    token, _ = _minted(options)
+    environ = dict(os.environ)
+    if options.only_bedrock:
+        gone = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "AWS_PROFILE",
+                "AWS_DEFAULT_PROFILE", "AWS_CREDENTIAL_EXPIRATION", "AWS_WEB_IDENTITY_", "AWS_ROLE_", "AWS_CONTAINER_")
+        environ = {name: value for name, value in environ.items() if not name.startswith(gone)}
+    environ.update(_variables(options, token))
+    environ.setdefault("AWS_DEFAULT_REGION", token.region)
+    if not options.quiet:
+        _note(f"the token ends at {_rfc3339(token.expiration)}")
+        if environ["AWS_DEFAULT_REGION"] != token.region:
+            _note(f"note: AWS_DEFAULT_REGION is another region than the token's, which is {token.region}")
+    try:
+        if os.name == "nt":
+            import subprocess
+
+            return subprocess.call(command, env=environ)
+        import signal
+
+        for ignored in {"SIGPIPE", "SIGXFSZ"} & set(dir(signal)):  # by Python, and the command would inherit that
+            signal.signal(getattr(signal, ignored), signal.SIG_DFL)
+        os.execvpe(command[0], command, environ)
+    except (OSError, ValueError) as error:
+        missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
+        _note(f"{command[0]}: {'command not found' if missing else getattr(error, 'strerror', None) or error}")
+        return 127 if missing else 126
+
+
+def _inspect(options: Any) -> int:
+    """What a token says, with the warnings that people need."""
+    import json
+
+    raw = "" if sys.stdin is None or sys.stdin.isatty() else _read_stdin()
+    raw = raw if raw.strip() else os.environ.get(_BEARER_VARIABLE, "")
+    text = raw.strip()
+    token = (text[7:] if text[:7].lower() == "bearer " else text).strip("\"' \t")
+    if not token:
+        raise BedrockTokenError(f"no token: pipe one in, or set {_BEARER_VARIABLE}")
+    warnings = []
+    if raw.rstrip("\r\n") != text:
+        warnings.append("there are blanks or line breaks around the token")
+    if token != text:
+        warnings.append('there are quotes or the word "Bearer" around the token')
+    try:
+        facts = decode_token(token)
+    except ValueError as error:
+        trap = " (setx on Windows cuts values at 1,024 characters)" if 1024 in (len(token), len(text)) else ""
+        raise BedrockTokenError(f"{error}{trap}") from None
+    now = options.config.now()
+    state, valid = "valid", True
+    if facts["kind"] == "long-term":
+        warnings.append("a long-term key: nothing in it says when it ends or where it is good; prefer short-term ones")
+    else:
+        left = (facts["expires_at"] - now).total_seconds()
+        early = (facts["issued_at"] - now).total_seconds()
+        valid = left > 0 and early < 300  # SigV4 bears clocks that are five minutes apart
+        state = f"valid, {_duration(left)} left" if valid else f"expired {_duration(-left)} ago"
+        if early >= 300:
+            state = f"not valid yet, in {_duration(early)}"
+            warnings.append("the clock here, or where the token was made, is wrong")
+        if facts["temporary"]:
+            warnings.append("made from temporary credentials: the token ends with them, which may be earlier")
+        region = next(filter(None, map(options.config.variable, _REGION_VARIABLES)), facts["region"])
+        if region != facts["region"]:
+            warnings.append(f"the token works in {facts['region']} only, but the region set here is {region}")
+    shown = {name: _rfc3339(fact) if isinstance(fact, datetime) else fact for name, fact in facts.items()}
+    if options.format == "json":
+        if "expires_at" in facts:
+            shown["seconds_left"] = max(0, int((facts["expires_at"] - now).total_seconds()))
+        _write(json.dumps({"state": state, "valid": valid, **shown, "warnings": warnings}, indent=2) + "\n")
+        return 0 if valid else 1
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb" or not sys.stdout.isatty()
+    rows = {"state": state if plain else f"\033[{32 if valid else 31}m{state}\033[0m", **shown}
+    if "temporary" in shown:
+        rows["temporary"] = "yes" if shown["temporary"] else "no"
+        if "account_id" in shown:
+            rows["account_id"] += " (encoded in the key id; AWS does not promise it)"
+    _write("".join([f"{name.replace('_', ' '):<14} {value}\n" for name, value in rows.items()]))
+    for warning in warnings:
+        _note(f"warning: {warning}")
+    return 0 if valid else 1
+
+
+def _check(options: Any) -> int:
+    """Whether Bedrock accepts the token that would be used, by one cheap call."""
+    config = options.config
+    bearer, region = _bearer(config, None)
+    whose = f"the token in {_BEARER_VARIABLE}" if config.variable(_BEARER_VARIABLE) else "a newly made token"
+    accepted, more, deadline = f"accepted in {region}: {whose}", "", time.monotonic() + options.timeout
+    try:
+        if options.model:
+            say = {"messages": [_user_says("Hi")], "inferenceConfig": {"maxTokens": 1}}
+            response = _converse(config, "converse", options.model, bearer, say, options.timeout)
+            more = f", and {options.model} answers"
+        else:
+            path = "/foundation-models"
+            response = _call_bedrock(config, "bedrock", "GET", path, bearer, region, None, options.timeout)
+        _answer(response, deadline)
+    except BedrockError as error:
+        # Bedrock looks at the token first: whatever it complains of else proves that the token is good.
+        other = any(text in error.message for text in ("not authorized to perform", "access to the model"))
+        proven = error.code and not error.hint and (other if error.status == 403 else error.status in (400, 404, 429))
+        if proven and options.model:
+            raise BedrockTokenError(f"{whose} is accepted in {region}, but {options.model} fails: {error}") from error
+        if not proven:
+            raise
+        more = f"; it proves the token that Bedrock refuses the call itself: {error.message}"
+    _write(f"{accepted}{more}\n")
+    return 0
+
+
+def _user_says(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": [{"text": text}]}
+
+
+def _talk(options: Any) -> int:
+    text = options.rest[0] if options.rest else _read_stdin()
+    if not text.strip():
+        raise BedrockTokenError("nothing to say: give a text as the last argument or on stdin")
+    say = {"messages": [_user_says(text)]}
+    reason = ""
+    usage: dict[str, Any] = {}
+    for event in _events(_converse(options.config, "converse-stream", options.model, None, say, options.timeout)):
+        piece = event.get("contentBlockDelta", {}).get("delta", {}).get("text")
+        if piece:
+            _write(piece)
+        reason = event.get("messageStop", {}).get("stopReason", reason)
+        usage = event.get("metadata", {}).get("usage", usage)
+    _write("\n")
+    if not options.quiet:
+        _note(f"{reason}, {usage.get('inputTokens', '?')} tokens in, {usage.get('outputTokens', '?')} out")
+    return 0
+
+
+def _parse_arguments(argv: list[str], options: Any) -> None:
+    import argparse
+    import re
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            super().error(re.sub(r"[\w+/=-]{40,}", "...", message))  # it quotes its input, which may hold a token
+
+    def option(check: Callable[[str], Any]) -> Callable[[str], Any]:
+        def checked(text: str) -> Any:
+            try:
+                return check(text)
+            except (ValueError, OverflowError) as error:
+                raise argparse.ArgumentTypeError(str(error)) from None
+        return checked
+
+    def lifetime(text: str) -> int:
+        parts = re.fullmatch(r"(?=.)(?:(\d{1,5})h)?(?:(\d{1,5})m)?(?:(\d{1,5})s?)?", text, re.ASCII)
+        if parts is None:
+            raise ValueError("must be like 3600, 90m, 12h or 1h30m")
+        hours, minutes, seconds = (int(part or 0) for part in parts.groups())
+        return _whole_seconds(hours * 3600 + minutes * 60 + seconds, 1, _TOKEN_LIFETIME, "it")
+
+    def variable(text: str) -> str:
+        if not (text.isascii() and text.isidentifier()):
+            raise ValueError("must be a name of letters, digits and _")
+        return text
+
+    def timeout(text: str) -> float:
+        if not 0 < float(text) <= 3600:
+            raise ValueError("must be seconds, above 0 and at most 3600")
+        return float(text)
+
+    def add_common(to: argparse.ArgumentParser) -> None:
+        to.add_argument("--region", type=option(_region), help="region the token is for, for example us-east-1")
+        to.add_argument("--profile", help="profile in ~/.aws/config and ~/.aws/credentials")
+        to.add_argument("-q", "--quiet", action="store_true", help="no notes on stderr, only errors")
+
+    def add_minting(to: argparse.ArgumentParser) -> None:
+        to.add_argument("--expires-in", type=option(lifetime), metavar="TIME", help="3600, 90m, 12h (the default)")
+        to.add_argument("--var", type=option(variable), action="append", metavar="NAME",
+                        help=f"variable to set instead of {_BEARER_VARIABLE}; can be repeated")
+
+    def add_command(name: str, run: Callable[[Any], int], text: str) -> argparse.ArgumentParser:
+        examples = "\n".join(line for line in _EXAMPLES.splitlines() if f"bedrock_token {name}" in line)
+        added = commands.add_parser(name, help=text, description=f"{text}\n\nexamples:\n{examples}", **style)
+        added.set_defaults(run=run)
+        return added
+
+    # No option has a default here: a subcommand's would replace what stands before the subcommand.
+    style: Any = {
+        "formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": _EPILOG, "allow_abbrev": False,
+        "argument_default": argparse.SUPPRESS,
+    }
+    parser = Parser(prog="python -m bedrock_token", description=_EXAMPLES, **style)
+    add_common(parser)
+    add_minting(parser)
+    parser.add_argument("--format", choices=["token", "json", *_FORMATS], help="token by default")
+    parser.add_argument("--version", action="version", version=f"bedrock_token {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands, each with a --help of its own")
+    execute = add_command("exec", _exec, "run a command with the token in its environment")
+    execute.usage = "python -m bedrock_token exec [options] -- COMMAND [ARG ...]"
+    execute.add_argument("--only-bedrock", action="store_true", help="take AWS keys and profiles out of that")
+    add_minting(execute)
+    inspect = add_command("inspect", _inspect, "what a token says; it comes from stdin or the environment")
+    inspect.add_argument("--format", choices=["text", "json"], help="text by default")
+    check = add_command("check", _check, "is the token accepted, and if not, why")
+    check.add_argument("--model", metavar="ID", help="try this model or inference profile, one token long")
+    talk = add_command("converse", _talk, "stream one answer to stdout")
+    talk.add_argument("--model", metavar="ID", required=True, help="model or inference profile")
+    talk.add_argument("text", nargs="?", metavar="TEXT", help="what to say; from stdin if it is not given")
+    for command in (execute, check, talk):
+        add_common(command)
+    for command in (check, talk):
+        command.add_argument("--timeout", type=option(timeout), metavar="SECONDS", help="60 by default")
+
+    here = argv.index("--") if "--" in argv else len(argv)
+    _, unknown = parser.parse_known_args(argv[:here], options)
+    options.rest = [*([] if options.text is None else [options.text]), *argv[here + 1:]]
+    if options.run is _exec and not options.rest:
+        parser.error("exec: the command to run must follow --")
+    if unknown or len(options.rest) > {_exec: len(options.rest), _talk: 1}.get(options.run, 0):
+        parser.error("there is an argument too much; a token is never taken from the command line")
+    if options.var and options.run is not _exec and options.format not in _FORMATS:
+        parser.error("--var goes with a --format that sets variables")
+
+
+def _command(argv: list[str]) -> int:
+    from types import SimpleNamespace
+
+    options = SimpleNamespace(
+        run=_print_token, region=None, profile=None, quiet=False, expires_in=_TOKEN_LIFETIME, var=None, format=None,
+        only_bedrock=False, timeout=60.0, model=None, text=None, rest=[],
+    )
+    if argv:  # without arguments, as credential helpers are run, there is nothing to parse and argparse to load
+        _parse_arguments(argv, options)
+    options.config = _Config(None, options.profile, options.region, mfa_code=_ask_on_terminal)
+    return int(options.run(options))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit status. Answers go to stdout, all else to stderr."""
+    if sys.stderr is None:  # closed by who started us; print and argparse would take stdout instead
+        sys.stderr = open(os.devnull, "w")
+    try:
+        try:
+            return _command(list(sys.argv[1:] if argv is None else argv))
+        except SystemExit as stop:  # argparse, after --help or wrong usage
+            if stop.code == 0:
+                _write("")  # a full disk shows only now
+            return int(stop.code or 0)
+    except KeyboardInterrupt:
+        return 130
+    except (BedrockTokenError, ValueError, OSError) as error:
+        if isinstance(error, BrokenPipeError):  # whoever read our output has gone, as "| head" does
+            return 141
+        _note(str(error))
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
