@@ -1443,9 +1443,9 @@ def _load_credentials(config: _Config) -> Credentials:
     raise NoCredentialsError(
         "no AWS credentials found. Looked, in this order, in:"
         f" environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY){skipped};"
+        f" profile {config.profile} in {' and '.join(config.files)} (role);"
         f" web identity (AWS_WEB_IDENTITY_TOKEN_FILE, AWS_ROLE_ARN){skipped};"
-        f" profile {config.profile} in {' and '.join(config.files)}"
-        " (role, web identity, sso, static keys, login, credential_process);"
+        f" profile {config.profile} (web identity, sso, static keys, login, credential_process);"
         " container (AWS_CONTAINER_CREDENTIALS_RELATIVE_URI, AWS_CONTAINER_CREDENTIALS_FULL_URI);"
         f" {_INSTANCE_METADATA} ({metadata})."
         " Set one of these up, for example with: aws configure sso, aws login, or aws configure"

@@ -203,8 +203,10 @@ def test_broken_source_ends_the_chain(environ, home, services, variables, lines)
 
 
 def test_nothing_configured(environ, home):
-    places = ["AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "profile default",
-              str(home / ".aws/config"), str(home / ".aws/credentials"),
+    places = ["AWS_ACCESS_KEY_ID", "profile default in",
+              str(home / ".aws/config"), str(home / ".aws/credentials"), "(role)",
+              "AWS_WEB_IDENTITY_TOKEN_FILE",
+              "profile default (web identity, sso, static keys, login, credential_process)",
               "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI",
               "instance metadata"]
     with pytest.raises(NoCredentialsError) as raised:

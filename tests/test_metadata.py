@@ -443,8 +443,8 @@ def test_nobody_there(environ, nobody_answers):
     assert time.monotonic() - started < 2
     assert set(nobody_answers) == {("169.254.169.254", 80)}
     text = str(raised.value)
-    places = ["AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "profile default", RELATIVE_URI,
-              FULL_URI, "instance metadata"]
+    places = ["AWS_ACCESS_KEY_ID", "profile default in", "AWS_WEB_IDENTITY_TOKEN_FILE",
+              RELATIVE_URI, FULL_URI, "instance metadata"]
     assert sorted(places, key=text.index) == places
 
 
