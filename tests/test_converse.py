@@ -1150,19 +1150,19 @@ def test_memory_does_not_grow_with_the_stream(chunks, events, most):
 def test_decoding_costs_at_most_twice_the_json_and_the_checksums():
     payload = FRAMES[1][12 + 0x57:-4]
     chunks = pieces(FRAMES[1] * 10_000, 65536)
-    ours = least = float("inf")
-    for _ in range(15):
-        started = time.perf_counter()
+    ratios = []
+    while len(ratios) < 30:  # a busy machine slows one half of a round at times, slow code every round
+        started = time.process_time()
         for _ in bt._decode_events(chunks):
             pass
-        between = time.perf_counter()
+        between = time.process_time()
         for _ in range(10_000):
             json.loads(payload)
             zlib.crc32(FRAMES[1])
-        ours, least = min(ours, between - started), min(least, time.perf_counter() - between)
-        if ours <= 2 * least:
+        ratios.append((between - started) / (time.process_time() - between))
+        if ratios[-1] <= 2:
             return
-    raise AssertionError(f"decoding costs {ours / least:.2f} times as much")
+    raise AssertionError(f"decoding costs {min(ratios):.2f} times as much")
 
 
 def test_in_a_thread_of_asyncio(environ):

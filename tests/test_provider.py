@@ -1004,11 +1004,12 @@ def test_a_copy_made_during_a_renewal(clock):
 def test_reuse_costs_at_most_a_twentieth_of_minting():
     credentials = bt.Credentials("ASIAEXAMPLE", SECRET, "t/+=" * 250)
     provider = bt.TokenProvider(credentials, "us-east-1")
-    reuse = mint = float("inf")
-    for _ in range(20):
-        reuse = min(reuse, timeit.timeit(provider, number=2000) / 2000)
-        mint = min(mint, timeit.timeit(
-            lambda: bt.get_token(credentials, "us-east-1"), number=100) / 100)
-        if reuse <= mint / 20:
+    ratios = []
+    while len(ratios) < 30:  # a busy machine slows one half of a round at times, slow code every round
+        reuse = timeit.timeit(provider, timer=time.process_time, number=4000) / 4000
+        mint = timeit.timeit(lambda: bt.get_token(credentials, "us-east-1"),
+                             timer=time.process_time, number=200) / 200
+        ratios.append(mint / reuse)
+        if ratios[-1] >= 20:
             return
-    raise AssertionError(f"reuse costs 1/{mint / reuse:.1f} of minting")
+    raise AssertionError(f"reuse costs 1/{max(ratios):.1f} of minting")
