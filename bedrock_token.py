@@ -1278,6 +1278,7 @@ def _is_container_host(host: str) -> bool:
 
     try:
         ip = ip_address(host)
+        # str(ip) == host: before Python 3.9.5 0177.0.0.1 passed for an address.
         return host in _CONTAINER_HOSTS or (str(ip) == host and ip in ip_network("127.0.0.0/8"))
     except ValueError:
         return host in _CONTAINER_HOSTS

@@ -710,7 +710,8 @@ def test_no_hint_at_a_clock_that_may_be_right(date, call, runtime):
 
 def test_answer_that_repeats_the_token(call, runtime):
     """As a gateway may when it refuses one."""
-    runtime.faults += [answer(400, {"message": f"Bad header: Bearer {TEXT}"})]
+    runtime.faults += [answer(400, {"message": f"Bad header: Bearer {TEXT}"},
+                              [("x-amzn-RequestId", TEXT), ("x-amzn-errortype", f"Bad{TEXT}")])]
     with pytest.raises(bt.BedrockError) as caught:
         call()
     assert is_free_of(TEXT, caught.value)

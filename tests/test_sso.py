@@ -354,22 +354,23 @@ def test_renewed_session_is_used_until_it_ends(environ, file, portal, oidc):
 
 
 REFUSALS = [
-    ("refused", [answer(400, {"error": "invalid_grant"})]),
-    ("no longer registered", [answer(401, {"error": "invalid_client"})]),
-    ("no token in the answer", [answer(200, {"expiresIn": 3600})]),
-    ("no lifetime in the answer", [answer(200, {"accessToken": "planted"})]),
+    ("refused", [answer(400, {"error": "invalid_grant"})], "HTTP 400 invalid_grant"),
+    ("no longer registered", [answer(401, {"error": "invalid_client"})],
+     "HTTP 401 invalid_client"),
+    ("no token in the answer", [answer(200, {"expiresIn": 3600})], "accessToken"),
+    ("no lifetime in the answer", [answer(200, {"accessToken": "planted"})], "expiresIn"),
     ("lifetime of another type",
-     [answer(200, {"accessToken": "planted", "expiresIn": "3600"})]),
+     [answer(200, {"accessToken": "planted", "expiresIn": "3600"})], "expiresIn"),
     ("lifetime beyond all time",
-     [answer(200, {"accessToken": "planted", "expiresIn": 10**15})]),
+     [answer(200, {"accessToken": "planted", "expiresIn": 10**15})], "expiresIn"),
     ("token with a line break",
-     [answer(200, {"accessToken": "planted\r\nX: y", "expiresIn": 3600})]),
-    ("no JSON", [answer(200, "planted")]),
+     [answer(200, {"accessToken": "planted\r\nX: y", "expiresIn": 3600})], "accessToken"),
+    ("no JSON", [answer(200, "planted")], "not a JSON object"),
 ]
 
 
-@pytest.mark.parametrize("faults", cases(REFUSALS))
-def test_renewal_that_fails(environ, file, portal, oidc, faults):
+@pytest.mark.parametrize("faults, why", cases(REFUSALS))
+def test_renewal_that_fails(environ, file, portal, oidc, faults, why):
     # The token is good for another second, then no more.
     before = json.dumps(session_cache(at(1)))
     file.write_text(before)
@@ -378,6 +379,7 @@ def test_renewal_that_fails(environ, file, portal, oidc, faults):
     assert len(oidc.requests) == 1
     with pytest.raises(CredentialsError, match=HINT) as raised:
         key_at(NOW + timedelta(seconds=1), environ)
+    assert why in str(raised.value)
     assert "planted" not in shown(raised.value)
     assert len(oidc.requests) == 2
     assert len(portal.requests) == 1
