@@ -11,17 +11,18 @@ signed it, works in one region, ends after at most 12 hours or with those creden
 
 Map, in the order of the file; nothing is used before it is defined:
 
-    errors                one family, no message holds a secret
-    values                Credentials, Token
-    Signature Version 4   the signer, by the stages in AWS's documentation; presign
-    tokens                a token from given credentials; decode_token
-    HTTP                  the only code that opens a connection
-    config files          ~/.aws/config and ~/.aws/credentials; what is configured: profile, region, endpoints
-    credential sources    one function for each place that credentials come from
-    the chain             load_credentials, load_region, assume_role, get_token, provide_token
-    TokenProvider         a token that is always valid, for long-lived programs
-    calling Bedrock       converse, converse_stream
-    command line          main
+    errors                  one family, no message holds a secret
+    values                  Credentials, Token, and the checks of arguments
+    Signature Version 4     the signer, by the stages in AWS's documentation
+    minting                 a token from given credentials; an audit of just the token ends here
+    reading and presigning  decode_token, presign
+    settings                ~/.aws/config and ~/.aws/credentials; profile, region, endpoints
+    HTTP                    the only code that opens a connection
+    credential sources      one function for each place that credentials come from
+    the chain               load_credentials, load_region, assume_role, get_token, provide_token
+    TokenProvider           a token that is always valid, for long-lived programs
+    calling Bedrock         converse, converse_stream
+    command line            main
 
 Reads the environment (AWS_*, HOME, proxies), the two files, the AWS CLI's caches of signed-in sessions, and token files
 that these name. Sends nothing with credentials from the environment or the files; otherwise what the configured source
@@ -74,7 +75,7 @@ _EMPTY_SHA256 = hashlib.sha256().hexdigest()
 _PRESIGN_LIFETIME = 7 * 24 * 3600
 
 
-# ---------------------------------------------------------------------------------------------------- errors
+# ------------------------------------------------------------------------------------------ errors
 
 
 class BedrockTokenError(Exception):
@@ -93,21 +94,7 @@ class NoRegionError(BedrockTokenError):
     """No region is configured, or the configured one cannot be a region."""
 
 
-class BedrockError(BedrockTokenError):
-    """Bedrock refused a call: `status` (0 inside a stream), `code`, `message`, `request_id`, and a `hint` or ""."""
-
-    def __init__(self, status: int, code: str, message: str, request_id: str = "", hint: str = "") -> None:
-        super().__init__(status, code, message, request_id, hint)
-        self.status, self.code, self.message, self.request_id, self.hint = status, code, message, request_id, hint
-
-    def __str__(self) -> str:
-        status = f" (HTTP {self.status})" if self.status else ""
-        hint = f"; {self.hint}" if self.hint else ""
-        request = f" [request {self.request_id}]" if self.request_id else ""
-        return f"{self.code or 'error'}{status}: {self.message}{hint}{request}"
-
-
-# ---------------------------------------------------------------------------------------------------- values
+# ------------------------------------------------------------------------------------------ values
 
 
 def _in_utc(moment: datetime, name: str) -> datetime:
@@ -192,11 +179,60 @@ class Token(str):
         return f"<Token {_TOKEN_PREFIX}... for {self.region} until {self.expiration.isoformat()}>"
 
 
-# --------------------------------------------------------------------------------------- Signature Version 4
+def _whole_seconds(value: int | timedelta, least: int, most: int, name: str) -> int:
+    """A lifetime as an int. A timedelta's fraction is dropped, so that nothing outlives what was asked for."""
+    if isinstance(value, timedelta):
+        if timedelta(seconds=least) <= value <= timedelta(seconds=most):
+            return value // timedelta(seconds=1)
+    elif isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
+        return int(value)
+    what = repr(value) if isinstance(value, (int, float, timedelta)) else f"a {type(value).__name__}"
+    raise ValueError(f"{name} must be whole seconds or a timedelta, from {least} to {most} seconds, not {what}")
+
+
+def _frozen(credentials: Any) -> Credentials:
+    """One consistent snapshot of ours, of botocore's kind, or of what a callable returns of either."""
+    if isinstance(credentials, Credentials):
+        return credentials
+    if callable(credentials):
+        credentials = credentials()
+        if credentials is None:
+            raise NoCredentialsError("the given credentials callable returned None: it found no credentials")
+        if isinstance(credentials, Credentials):
+            return credentials
+    # Read field by field, refreshable credentials could change between two fields; frozen ones cannot.
+    freeze = getattr(credentials, "get_frozen_credentials", None)
+    frozen = freeze() if freeze else credentials
+    try:
+        keys = frozen.access_key, frozen.secret_key, frozen.token
+    except AttributeError:
+        raise TypeError(
+            "credentials must be Credentials, an object with access_key, secret_key and token,"
+            f" or a callable that returns either, not {type(credentials).__name__}"
+        ) from None
+    # botocore tells nobody else when its refreshable credentials end, and the token ends with them.
+    expiration = getattr(credentials, "_expiry_time", None)
+    return Credentials(*keys, expiration if isinstance(expiration, datetime) else None, source="code")
+
+
+def _region(region: str) -> str:
+    """The region without surrounding blanks; ValueError if it does not look like one (us-east-1)."""
+    if not isinstance(region, str):
+        raise TypeError(f"region must be a string, not {type(region).__name__}")
+    name = region.strip()
+    first, *middle, last = name.split("-") if "-" in name else ("", "")
+    well_formed = first.isalpha() and middle and all([part.isalnum() for part in middle]) and last.isdigit()
+    if not (well_formed and name.isascii() and name.islower()):
+        what = repr(name) if len(name) < 25 and name.islower() and _is_plain(name) else "this"  # no misplaced secret
+        raise ValueError(f"{what} is not a region; one looks like us-east-1")
+    return name
+
+
+# ----------------------------------------------------------------------------- Signature Version 4
 #
 # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
-# The functions have the names of that page's steps. presign() puts the signature into the query, _authorization() into
-# a header; both go through the same stages.
+# The functions have the names of that page's steps. _presigned_query() puts the signature into the query,
+# _authorization() into a header; both go through the same stages.
 
 
 def _uri_encode(text: str) -> str:
@@ -325,97 +361,7 @@ def _authorization(
     return [*signed, *unsigned, ("authorization", authorization)]
 
 
-def _whole_seconds(value: int | timedelta, least: int, most: int, name: str) -> int:
-    """A lifetime as an int. A timedelta's fraction is dropped, so that nothing outlives what was asked for."""
-    if isinstance(value, timedelta):
-        if timedelta(seconds=least) <= value <= timedelta(seconds=most):
-            return value // timedelta(seconds=1)
-    elif isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
-        return int(value)
-    what = repr(value) if isinstance(value, (int, float, timedelta)) else f"a {type(value).__name__}"
-    raise ValueError(f"{name} must be whole seconds or a timedelta, from {least} to {most} seconds, not {what}")
-
-
-def _frozen(credentials: Any) -> Credentials:
-    """One consistent snapshot of ours, of botocore's kind, or of what a callable returns of either."""
-    if isinstance(credentials, Credentials):
-        return credentials
-    if callable(credentials):
-        credentials = credentials()
-        if credentials is None:
-            raise NoCredentialsError("the given credentials callable returned None: it found no credentials")
-        if isinstance(credentials, Credentials):
-            return credentials
-    # Read field by field, refreshable credentials could change between two fields; frozen ones cannot.
-    freeze = getattr(credentials, "get_frozen_credentials", None)
-    frozen = freeze() if freeze else credentials
-    try:
-        keys = frozen.access_key, frozen.secret_key, frozen.token
-    except AttributeError:
-        raise TypeError(
-            "credentials must be Credentials, an object with access_key, secret_key and token,"
-            f" or a callable that returns either, not {type(credentials).__name__}"
-        ) from None
-    # botocore tells nobody else when its refreshable credentials end, and the token ends with them.
-    expiration = getattr(credentials, "_expiry_time", None)
-    return Credentials(*keys, expiration if isinstance(expiration, datetime) else None, source="code")
-
-
-def presign(
-    method: str, host: str, path: str = "/", query: Pairs = (), *, headers: Pairs = (), body: bytes | None = b"",
-    service: str, region: str, credentials: Credentials, expires_in: int | timedelta = 900,
-    now: datetime | None = None, normalize: bool = True, sign_session_token: bool = True,
-) -> str:
-    """Presign any AWS request: the URL that makes it, good for `expires_in` seconds (1 to 604800) from `now`.
-
-    `path` is taken as it will stand on the wire, so encode it first. `query` and `headers` are pairs of raw strings;
-    every header is signed beside host and has to be sent with the request. `body` None signs UNSIGNED-PAYLOAD.
-    `normalize` False keeps dot and empty segments in the signed path; for the service "s3" the path is signed as it
-    stands. `sign_session_token` False appends the session token unsigned (AWS IoT). Raises ValueError or TypeError for
-    what cannot be signed. https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
-    """
-    query, headers = list(query), list(headers)
-    for pair in [*query, *headers]:
-        if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
-            raise TypeError("query and headers must be (name, value) pairs of strings")
-    if not (_is_plain(method) and method.isalpha() and method.isupper()):
-        raise ValueError(f"method must be upper-case letters, not {method!r}")
-    if not _is_plain(host) or not set("/?#@\\").isdisjoint(host):
-        raise ValueError(f"host must be a host name, with a port or without, not {host!r}")
-    if not isinstance(path, str) or path[:1] != "/" or not path.isprintable() or not set("?#").isdisjoint(path):
-        raise ValueError('path must start with "/" and have no "?", "#" or control characters')
-    for name, part in (("service", service), ("region", region)):
-        if not _is_plain(part) or "/" in part:
-            raise ValueError(f"{name} is not usable in a credential scope: {part!r}")
-    if any(name.lower().startswith("x-amz-") for name, _ in query):
-        raise ValueError("query must not hold X-Amz- parameters, the signature adds them")
-    for name, value in headers:
-        if name.lower() == "host" or not _is_plain(name) or ":" in name or not set("\r\n\0").isdisjoint(value):
-            raise ValueError(f"header {name!r} is host, which is an argument of its own, or cannot be sent as it is")
-    signed = _presigned_query(
-        method, host, path if service == "s3" else _canonical_uri(path, normalize), query, headers,
-        "UNSIGNED-PAYLOAD" if body is None else hashlib.sha256(body).hexdigest(),
-        service=service, region=region, credentials=_frozen(credentials), sign_session_token=sign_session_token,
-        expires_in=_whole_seconds(expires_in, 1, _PRESIGN_LIFETIME, "expires_in"),
-        now=datetime.now(timezone.utc) if now is None else _in_utc(now, "now"),
-    )
-    return f"https://{host}{path}?{signed}"
-
-
-# ---------------------------------------------------------------------------------------------------- tokens
-
-
-def _region(region: str) -> str:
-    """The region without surrounding blanks; ValueError if it does not look like one (us-east-1)."""
-    if not isinstance(region, str):
-        raise TypeError(f"region must be a string, not {type(region).__name__}")
-    name = region.strip()
-    first, *middle, last = name.split("-") if "-" in name else ("", "")
-    well_formed = first.isalpha() and middle and all([part.isalnum() for part in middle]) and last.isdigit()
-    if not (well_formed and name.isascii() and name.islower()):
-        what = repr(name) if len(name) < 25 and name.islower() and _is_plain(name) else "this"  # no misplaced secret
-        raise ValueError(f"{what} is not a region; one looks like us-east-1")
-    return name
+# ----------------------------------------------------------------------------------------- minting
 
 
 def _mint(credentials: Credentials, region: str, expires_in: int, now: datetime) -> Token:
@@ -432,6 +378,9 @@ def _mint(credentials: Credentials, region: str, expires_in: int, now: datetime)
     value = _TOKEN_PREFIX + binascii.b2a_base64(url.encode("ascii"), newline=False).decode("ascii")
     expiration = now + timedelta(seconds=expires_in, microseconds=-now.microsecond)  # it is signed in whole seconds
     return Token(value, expiration if ends is None else min(expiration, ends), region)
+
+
+# -------------------------------------------------------------------------- reading and presigning
 
 
 def _account_of(access_key_id: str) -> str | None:
@@ -507,147 +456,48 @@ def decode_token(token: str) -> dict[str, Any]:
     }
 
 
-# ------------------------------------------------------------------------------------------------------ HTTP
+def presign(
+    method: str, host: str, path: str = "/", query: Pairs = (), *, headers: Pairs = (), body: bytes | None = b"",
+    service: str, region: str, credentials: Credentials, expires_in: int | timedelta = 900,
+    now: datetime | None = None, normalize: bool = True, sign_session_token: bool = True,
+) -> str:
+    """Presign any AWS request: the URL that makes it, good for `expires_in` seconds (1 to 604800) from `now`.
 
-_CREDENTIAL_TIMEOUT = 10.0  # seconds, over all attempts
-_CREDENTIAL_LIMIT = 64 * 1024  # bytes
-_TRANSIENT = frozenset((429, *range(500, 600)))
-
-
-class _NoAnswer(BedrockTokenError):
-    """Nobody there, or an answer that is cut off, too slow, too long or not HTTP."""
-
-
-def _send(
-    config: _Config, method: str, url: str, *, headers: Pairs = (), body: bytes | None = None, proxied: bool = True,
-    timeout: float = _CREDENTIAL_TIMEOUT, limit: int | None = _CREDENTIAL_LIMIT,
-    transient: Collection[int] = _TRANSIENT,
-) -> tuple[HTTPResponse, bytes]:
-    """One request: its response, of any status, and the body (left unread in the response if `limit` is None).
-
-    Tries three times within `timeout` seconds on connection errors and `transient` statuses, with a short growing
-    pause. Never follows a redirect, which could carry credentials elsewhere. Raises _NoAnswer. (Only a head that comes
-    in drop by drop can take longer: http.client waits for each drop anew.)
+    `path` is taken as it will stand on the wire, so encode it first. `query` and `headers` are pairs of raw strings;
+    every header is signed beside host and has to be sent with the request. `body` None signs UNSIGNED-PAYLOAD.
+    `normalize` False keeps dot and empty segments in the signed path; for the service "s3" the path is signed as it
+    stands. `sign_session_token` False appends the session token unsigned (AWS IoT). Raises ValueError or TypeError for
+    what cannot be signed. https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
     """
-    import random
-    import socket
-    import ssl
-    import urllib.request
-    from http.client import HTTPException
-    from urllib.parse import urlsplit
-
-    (scheme, host, *_), deadline = urlsplit(url), time.monotonic() + timeout
-    # An opener without the default handlers: no redirects, no file: or ftp: addresses, any status is an answer.
-    opener = urllib.request.OpenerDirector()
-    opener.addheaders = [("User-Agent", f"bedrock_token/{__version__}")]
-    opener.add_handler(urllib.request.HTTPHandler())
-    if scheme == "https":
-        opener.add_handler(urllib.request.HTTPSHandler(context=config.tls_context()))
-    proxy, proxy_authorization = config.proxy_for(url) if proxied else ("", "")
-    for attempt in (1, 2, 3):
-        request = urllib.request.Request(url, body, {"Host": host, **dict(headers)}, method=method)
-        if proxy:
-            request.set_proxy(proxy, "http")
-        if proxy_authorization:
-            request.add_header("Proxy-Authorization", proxy_authorization)
-        why, final, cause = "", False, None
-        try:
-            response = opener.open(request, timeout=max(deadline - time.monotonic(), 0.001))
-            if response.status not in transient or attempt == 3:
-                return response, b"" if limit is None else _read(response, limit, deadline)
-            response.close()
-            why = f"HTTP {response.status}"
-        except (OSError, HTTPException, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            cause = error if isinstance(reason, OSError) else None  # http.client's own errors quote the answer
-            final = attempt == 3 or cause is None
-            if isinstance(reason, ssl.SSLCertVerificationError):
-                why = f"its certificate is not trusted ({reason.verify_message}); behind a proxy that inspects TLS, set"
-                why, final = why + " AWS_CA_BUNDLE to its certificate file", True
-            elif isinstance(reason, (TimeoutError, socket.timeout)):
-                why, final = f"no answer within {timeout:g} s", True
-            elif isinstance(reason, OSError):
-                why = reason.strerror or str(reason)
-            else:
-                why = "the answer is not HTTP"
-        if final:
-            via = f" through the proxy {proxy}" if proxy else ""
-            raise _NoAnswer(f"{host} cannot be used{via}: {why}") from cause
-        pause = 0.1 * 3 ** (attempt - 1) * random.uniform(0.7, 1.3)
-        if time.monotonic() + pause >= deadline:
-            break
-        time.sleep(pause)
-    raise _NoAnswer(f"{host} cannot be used: {why}, and no better answer within {timeout:g} s")
+    query, headers = list(query), list(headers)
+    for pair in [*query, *headers]:
+        if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
+            raise TypeError("query and headers must be (name, value) pairs of strings")
+    if not (_is_plain(method) and method.isalpha() and method.isupper()):
+        raise ValueError(f"method must be upper-case letters, not {method!r}")
+    if not _is_plain(host) or not set("/?#@\\").isdisjoint(host):
+        raise ValueError(f"host must be a host name, with a port or without, not {host!r}")
+    if not isinstance(path, str) or path[:1] != "/" or not path.isprintable() or not set("?#").isdisjoint(path):
+        raise ValueError('path must start with "/" and have no "?", "#" or control characters')
+    for name, part in (("service", service), ("region", region)):
+        if not _is_plain(part) or "/" in part:
+            raise ValueError(f"{name} is not usable in a credential scope: {part!r}")
+    if any(name.lower().startswith("x-amz-") for name, _ in query):
+        raise ValueError("query must not hold X-Amz- parameters, the signature adds them")
+    for name, value in headers:
+        if name.lower() == "host" or not _is_plain(name) or ":" in name or not set("\r\n\0").isdisjoint(value):
+            raise ValueError(f"header {name!r} is host, which is an argument of its own, or cannot be sent as it is")
+    signed = _presigned_query(
+        method, host, path if service == "s3" else _canonical_uri(path, normalize), query, headers,
+        "UNSIGNED-PAYLOAD" if body is None else hashlib.sha256(body).hexdigest(),
+        service=service, region=region, credentials=_frozen(credentials), sign_session_token=sign_session_token,
+        expires_in=_whole_seconds(expires_in, 1, _PRESIGN_LIFETIME, "expires_in"),
+        now=datetime.now(timezone.utc) if now is None else _in_utc(now, "now"),
+    )
+    return f"https://{host}{path}?{signed}"
 
 
-def _read(response: HTTPResponse, limit: int, deadline: float) -> bytes:
-    """The whole body, which has to arrive complete, in time, and within the limit; an OSError says that it did not."""
-    expected, body = response.length, bytearray()
-    with response:
-        while expected is None or len(body) < expected:
-            chunk = response.read1(65536)
-            if not chunk:
-                break
-            body += chunk
-            if len(body) > limit:
-                raise OSError(f"the answer has more than {limit // 1024} KiB")
-            if time.monotonic() > deadline:
-                raise TimeoutError("the answer took too long")
-    if expected is not None and len(body) < expected:
-        raise ConnectionError("the answer is cut off")
-    return bytes(body)
-
-
-def _parse_json(data: bytes | bytearray | str) -> Any:
-    """The document, or None. An error would quote the text, which may hold credentials."""
-    import json
-
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _error_of(response: HTTPResponse, body: bytes, secrets: Iterable[str | None]) -> tuple[str, str]:
-    """Code and message of an error answer in one of AWS's JSON and XML forms, without the secrets it may repeat."""
-    import html
-    import re
-
-    text = body.decode("utf-8", "replace").strip()
-    found = _parse_json(text)
-    if not isinstance(found, dict):
-        found = {name: html.unescape(value) for name, value in re.findall(r"<(Code|Message)>([^<]*)</", text)}
-
-    def first(*names: str) -> str:
-        return next((value for value in map(found.get, names) if isinstance(value, str) and value), "")
-
-    code = response.headers.get("x-amzn-errortype") or first("code", "Code", "__type", "error")
-    message = " ".join(first("message", "Message", "error_description").split())
-    if text and not code and not message:
-        message = "the answer does not come from AWS (a proxy?)"
-    message = message or response.reason
-    for secret in filter(None, secrets):
-        code, message = code.replace(secret, "..."), message.replace(secret, "...")
-    return code.partition(":")[0].rpartition("#")[2], message[:500]
-
-
-def _ask(
-    config: _Config, source: str, method: str, url: str, *, hint: str = "", secrets: Iterable[str | None] = (),
-    **options: Any,
-) -> bytes:
-    """The body of a credential service's good answer; CredentialsError, in the name of `source`, for any other."""
-    try:
-        response, body = _send(config, method, url, **options)
-    except _NoAnswer as error:
-        raise CredentialsError(f"{source}: {error}") from error
-    if response.status == 200:
-        return body
-    details = ": ".join(filter(None, _error_of(response, body, secrets)))
-    hint = f"; {hint}" if hint and response.status in (400, 401, 403) else ""
-    raise CredentialsError(f"{source}: HTTP {response.status} {details}{hint}")
-
-
-# ---------------------------------------------------------------------------------------------- config files
+# ---------------------------------------------------------------------------------------- settings
 #
 # https://docs.aws.amazon.com/sdkref/latest/guide/file-format.html
 
@@ -921,7 +771,147 @@ class _Config:
         return address, "Basic " + base64.b64encode(unquote(user).encode("utf-8")).decode("ascii") if at else ""
 
 
-# ---------------------------------------------------------------------------------------- credential sources
+# -------------------------------------------------------------------------------------------- HTTP
+
+_CREDENTIAL_TIMEOUT = 10.0  # seconds, over all attempts
+_CREDENTIAL_LIMIT = 64 * 1024  # bytes
+_TRANSIENT = frozenset((429, *range(500, 600)))
+
+
+class _NoAnswer(BedrockTokenError):
+    """Nobody there, or an answer that is cut off, too slow, too long or not HTTP."""
+
+
+def _read(response: HTTPResponse, limit: int, deadline: float) -> bytes:
+    """The whole body, which has to arrive complete, in time, and within the limit; an OSError says that it did not."""
+    expected, body = response.length, bytearray()
+    with response:
+        while expected is None or len(body) < expected:
+            chunk = response.read1(65536)
+            if not chunk:
+                break
+            body += chunk
+            if len(body) > limit:
+                raise OSError(f"the answer has more than {limit // 1024} KiB")
+            if time.monotonic() > deadline:
+                raise TimeoutError("the answer took too long")
+    if expected is not None and len(body) < expected:
+        raise ConnectionError("the answer is cut off")
+    return bytes(body)
+
+
+def _send(
+    config: _Config, method: str, url: str, *, headers: Pairs = (), body: bytes | None = None, proxied: bool = True,
+    timeout: float = _CREDENTIAL_TIMEOUT, limit: int | None = _CREDENTIAL_LIMIT,
+    transient: Collection[int] = _TRANSIENT,
+) -> tuple[HTTPResponse, bytes]:
+    """One request: its response, of any status, and the body (left unread in the response if `limit` is None).
+
+    Tries three times within `timeout` seconds on connection errors and `transient` statuses, with a short growing
+    pause. Never follows a redirect, which could carry credentials elsewhere. Raises _NoAnswer. (Only a head that comes
+    in drop by drop can take longer: http.client waits for each drop anew.)
+    """
+    import random
+    import socket
+    import ssl
+    import urllib.request
+    from http.client import HTTPException
+    from urllib.parse import urlsplit
+
+    (scheme, host, *_), deadline = urlsplit(url), time.monotonic() + timeout
+    # An opener without the default handlers: no redirects, no file: or ftp: addresses, any status is an answer.
+    opener = urllib.request.OpenerDirector()
+    opener.addheaders = [("User-Agent", f"bedrock_token/{__version__}")]
+    opener.add_handler(urllib.request.HTTPHandler())
+    if scheme == "https":
+        opener.add_handler(urllib.request.HTTPSHandler(context=config.tls_context()))
+    proxy, proxy_authorization = config.proxy_for(url) if proxied else ("", "")
+    for attempt in (1, 2, 3):
+        request = urllib.request.Request(url, body, {"Host": host, **dict(headers)}, method=method)
+        if proxy:
+            request.set_proxy(proxy, "http")
+        if proxy_authorization:
+            request.add_header("Proxy-Authorization", proxy_authorization)
+        why, final, cause = "", False, None
+        try:
+            response = opener.open(request, timeout=max(deadline - time.monotonic(), 0.001))
+            if response.status not in transient or attempt == 3:
+                return response, b"" if limit is None else _read(response, limit, deadline)
+            response.close()
+            why = f"HTTP {response.status}"
+        except (OSError, HTTPException, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            cause = error if isinstance(reason, OSError) else None  # http.client's own errors quote the answer
+            final = attempt == 3 or cause is None
+            if isinstance(reason, ssl.SSLCertVerificationError):
+                why = f"its certificate is not trusted ({reason.verify_message}); behind a proxy that inspects TLS, set"
+                why, final = why + " AWS_CA_BUNDLE to its certificate file", True
+            elif isinstance(reason, (TimeoutError, socket.timeout)):
+                why, final = f"no answer within {timeout:g} s", True
+            elif isinstance(reason, OSError):
+                why = reason.strerror or str(reason)
+            else:
+                why = "the answer is not HTTP"
+        if final:
+            via = f" through the proxy {proxy}" if proxy else ""
+            raise _NoAnswer(f"{host} cannot be used{via}: {why}") from cause
+        pause = 0.1 * 3 ** (attempt - 1) * random.uniform(0.7, 1.3)
+        if time.monotonic() + pause >= deadline:
+            break
+        time.sleep(pause)
+    raise _NoAnswer(f"{host} cannot be used: {why}, and no better answer within {timeout:g} s")
+
+
+def _parse_json(data: bytes | bytearray | str) -> Any:
+    """The document, or None. An error would quote the text, which may hold credentials."""
+    import json
+
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _error_of(response: HTTPResponse, body: bytes, secrets: Iterable[str | None]) -> tuple[str, str]:
+    """Code and message of an error answer in one of AWS's JSON and XML forms, without the secrets it may repeat."""
+    import html
+    import re
+
+    text = body.decode("utf-8", "replace").strip()
+    found = _parse_json(text)
+    if not isinstance(found, dict):
+        found = {name: html.unescape(value) for name, value in re.findall(r"<(Code|Message)>([^<]*)</", text)}
+
+    def first(*names: str) -> str:
+        return next((value for value in map(found.get, names) if isinstance(value, str) and value), "")
+
+    code = response.headers.get("x-amzn-errortype") or first("code", "Code", "__type", "error")
+    message = " ".join(first("message", "Message", "error_description").split())
+    if text and not code and not message:
+        message = "the answer does not come from AWS (a proxy?)"
+    message = message or response.reason
+    for secret in filter(None, secrets):
+        code, message = code.replace(secret, "..."), message.replace(secret, "...")
+    return code.partition(":")[0].rpartition("#")[2], message[:500]
+
+
+def _ask(
+    config: _Config, source: str, method: str, url: str, *, hint: str = "", secrets: Iterable[str | None] = (),
+    **options: Any,
+) -> bytes:
+    """The body of a credential service's good answer; CredentialsError, in the name of `source`, for any other."""
+    try:
+        response, body = _send(config, method, url, **options)
+    except _NoAnswer as error:
+        raise CredentialsError(f"{source}: {error}") from error
+    if response.status == 200:
+        return body
+    details = ": ".join(filter(None, _error_of(response, body, secrets)))
+    hint = f"; {hint}" if hint and response.status in (400, 401, 403) else ""
+    raise CredentialsError(f"{source}: HTTP {response.status} {details}{hint}")
+
+
+# ------------------------------------------------------------------------------ credential sources
 #
 # One function a source, all alike: source(config, profile) gives credentials if it is configured, None if it is not,
 # and raises CredentialsError if it is configured and does not work.
@@ -1426,7 +1416,7 @@ def _source_profile(config: _Config, profile: str, walked: tuple[str, ...]) -> C
     return credentials or next(filter(None, (source(config, profile) for source in _PROFILE_SOURCES)), None)
 
 
-# ------------------------------------------------------------------------------------------------- the chain
+# --------------------------------------------------------------------------------------- the chain
 
 _SOURCES = (
     _from_environment, _from_role, _from_web_identity_environment, *_PROFILE_SOURCES, _from_container,
@@ -1552,7 +1542,7 @@ def provide_token(
     return get_token(aws_credentials_provider and aws_credentials_provider.load, region, expiry)
 
 
-# --------------------------------------------------------------------------------------------- TokenProvider
+# ----------------------------------------------------------------------------------- TokenProvider
 
 _MARGIN = 15 * 60.0  # seconds before its end, or a fifth of its life if that is less: renew, others go on with it
 _LAST_MOMENT = 10.0  # seconds before its end: do not hand it out any more
@@ -1703,7 +1693,7 @@ class TokenProvider:
         return token, credentials, now, end, margin, look_again, time.monotonic() + end - now
 
 
-# ------------------------------------------------------------------------------------------- calling Bedrock
+# --------------------------------------------------------------------------------- calling Bedrock
 #
 # https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html
 
@@ -1718,6 +1708,20 @@ _TOKEN_REFUSALS = (
     ("pre-defined prefix", "this is not a Bedrock API key"),
     (":CallWithBearerToken", "allow that action to the identity that made the key"),
 )
+
+
+class BedrockError(BedrockTokenError):
+    """Bedrock refused a call: `status` (0 inside a stream), `code`, `message`, `request_id`, and a `hint` or ""."""
+
+    def __init__(self, status: int, code: str, message: str, request_id: str = "", hint: str = "") -> None:
+        super().__init__(status, code, message, request_id, hint)
+        self.status, self.code, self.message, self.request_id, self.hint = status, code, message, request_id, hint
+
+    def __str__(self) -> str:
+        status = f" (HTTP {self.status})" if self.status else ""
+        hint = f"; {self.hint}" if self.hint else ""
+        request = f" [request {self.request_id}]" if self.request_id else ""
+        return f"{self.code or 'error'}{status}: {self.message}{hint}{request}"
 
 
 def _bearer(config: _Config, token: Any) -> tuple[str, str]:
@@ -1745,6 +1749,22 @@ def _bearer(config: _Config, token: Any) -> tuple[str, str]:
             f"the token works in {own} only, and the call is for {region}: mint one there, or call that region"
         )
     return str(value), region
+
+
+def _receive(response: HTTPResponse, limit: int, deadline: float) -> bytes:
+    from http.client import HTTPException
+
+    try:
+        return _read(response, limit, deadline)
+    except (OSError, HTTPException) as error:
+        raise BedrockTokenError(f"Bedrock's answer broke off: {error or type(error).__name__}") from error
+
+
+def _base64_of_bytes(value: object) -> str:
+    """Images and documents are bytes in the API, which is base64 in its JSON."""
+    if not isinstance(value, (bytes, bytearray)):
+        raise TypeError(f"{type(value).__name__} cannot stand in a request to Bedrock")
+    return binascii.b2a_base64(value, newline=False).decode("ascii")
 
 
 def _call_bedrock(
@@ -1780,27 +1800,11 @@ def _call_bedrock(
     raise BedrockError(response.status, code, message, request_id, hint)
 
 
-def _receive(response: HTTPResponse, limit: int, deadline: float) -> bytes:
-    from http.client import HTTPException
-
-    try:
-        return _read(response, limit, deadline)
-    except (OSError, HTTPException) as error:
-        raise BedrockTokenError(f"Bedrock's answer broke off: {error or type(error).__name__}") from error
-
-
 def _answer(response: HTTPResponse, deadline: float) -> dict[str, Any]:
     answer = _parse_json(_receive(response, _PAYLOAD_LIMIT, deadline))
     if not isinstance(answer, dict):
         raise BedrockTokenError("Bedrock's answer is not a JSON object (a proxy in between?)")
     return answer
-
-
-def _base64_of_bytes(value: object) -> str:
-    """Images and documents are bytes in the API, which is base64 in its JSON."""
-    if not isinstance(value, (bytes, bytearray)):
-        raise TypeError(f"{type(value).__name__} cannot stand in a request to Bedrock")
-    return binascii.b2a_base64(value, newline=False).decode("ascii")
 
 
 def _converse(
@@ -1834,44 +1838,30 @@ def converse(
     return _answer(_converse(config, "converse", model_id, token, request, timeout), deadline)
 
 
-def converse_stream(
-    model_id: str, messages: list[dict[str, Any]], *, region: str | None = None, token: Any = None,
-    environ: Mapping[str, str] | None = None, timeout: float = 60, **request: Any,
-) -> Iterator[dict[str, Any]]:
-    """converse() as a stream: an iterator of events like {"contentBlockDelta": {...}}, each as it arrives.
-
-    The request is made at once; closing the iterator closes the connection. At most `timeout` seconds pass until the
-    first answer, and between two pieces of it. A stream that is cut off or damaged, or that carries an error, ends in
-    an exception.
-    https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ConverseStream.html
-    """
-    config = _Config(environ, region=region)
-    request = {"messages": messages, **request}
-    return _events(_converse(config, "converse-stream", model_id, token, request, timeout))
-
-
-def _events(response: HTTPResponse) -> Iterator[dict[str, Any]]:
-    def generate() -> Iterator[dict[str, Any]]:
-        complete = False
-        with response:
-            yield {}
-            try:
-                for event in _decode_events(iter(lambda: response.read1(65536), b"")):
-                    complete = complete or "messageStop" in event
-                    yield event
-            except BedrockError as error:
-                error.request_id = response.headers.get("x-amzn-RequestId", "")
-                raise
-            except (OSError, HTTPException) as error:
-                raise BedrockTokenError(f"Bedrock's stream broke off: {error or type(error).__name__}") from error
-        if not complete:
-            raise BedrockTokenError("Bedrock's stream ended before the message did")
-
-    from http.client import HTTPException
-
-    events = generate()
-    next(events)  # into its `with`: from here on closing it closes the connection
-    return events
+def _event_headers(block: bytes) -> dict[str, str]:
+    """The string headers of a frame; those of the other types are passed over."""
+    sizes = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
+    headers = {}
+    position = 0
+    try:
+        while position < len(block):
+            name_end = position + 1 + block[position]
+            name, kind = block[position + 1:name_end].decode("utf-8"), block[name_end]
+            position = name_end + 1
+            if kind in (6, 7):
+                size = int.from_bytes(block[position:position + 2], "big")
+                position += 2
+            else:
+                size = sizes[kind]
+            value = block[position:position + size]
+            position += size
+            if kind == 7:
+                headers[name] = value.decode("utf-8")
+    except (IndexError, KeyError, ValueError):
+        position = -1
+    if position != len(block):
+        raise BedrockTokenError("Bedrock's stream is damaged: a frame's headers cannot be read")
+    return headers
 
 
 def _decode_events(chunks: Iterable[bytes]) -> Iterator[dict[str, Any]]:
@@ -1925,33 +1915,47 @@ def _decode_events(chunks: Iterable[bytes]) -> Iterator[dict[str, Any]]:
         raise BedrockTokenError("Bedrock's stream is cut off inside a frame")
 
 
-def _event_headers(block: bytes) -> dict[str, str]:
-    """The string headers of a frame; those of the other types are passed over."""
-    sizes = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
-    headers = {}
-    position = 0
-    try:
-        while position < len(block):
-            name_end = position + 1 + block[position]
-            name, kind = block[position + 1:name_end].decode("utf-8"), block[name_end]
-            position = name_end + 1
-            if kind in (6, 7):
-                size = int.from_bytes(block[position:position + 2], "big")
-                position += 2
-            else:
-                size = sizes[kind]
-            value = block[position:position + size]
-            position += size
-            if kind == 7:
-                headers[name] = value.decode("utf-8")
-    except (IndexError, KeyError, ValueError):
-        position = -1
-    if position != len(block):
-        raise BedrockTokenError("Bedrock's stream is damaged: a frame's headers cannot be read")
-    return headers
+def _events(response: HTTPResponse) -> Iterator[dict[str, Any]]:
+    def generate() -> Iterator[dict[str, Any]]:
+        complete = False
+        with response:
+            yield {}
+            try:
+                for event in _decode_events(iter(lambda: response.read1(65536), b"")):
+                    complete = complete or "messageStop" in event
+                    yield event
+            except BedrockError as error:
+                error.request_id = response.headers.get("x-amzn-RequestId", "")
+                raise
+            except (OSError, HTTPException) as error:
+                raise BedrockTokenError(f"Bedrock's stream broke off: {error or type(error).__name__}") from error
+        if not complete:
+            raise BedrockTokenError("Bedrock's stream ended before the message did")
+
+    from http.client import HTTPException
+
+    events = generate()
+    next(events)  # into its `with`: from here on closing it closes the connection
+    return events
 
 
-# ---------------------------------------------------------------------------------------------- command line
+def converse_stream(
+    model_id: str, messages: list[dict[str, Any]], *, region: str | None = None, token: Any = None,
+    environ: Mapping[str, str] | None = None, timeout: float = 60, **request: Any,
+) -> Iterator[dict[str, Any]]:
+    """converse() as a stream: an iterator of events like {"contentBlockDelta": {...}}, each as it arrives.
+
+    The request is made at once; closing the iterator closes the connection. At most `timeout` seconds pass until the
+    first answer, and between two pieces of it. A stream that is cut off or damaged, or that carries an error, ends in
+    an exception.
+    https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ConverseStream.html
+    """
+    config = _Config(environ, region=region)
+    request = {"messages": messages, **request}
+    return _events(_converse(config, "converse-stream", model_id, token, request, timeout))
+
+
+# ------------------------------------------------------------------------------------ command line
 
 _EXAMPLES = """\
 examples:

@@ -272,7 +272,7 @@ def test_the_banners_are_those_of_the_map_in_the_docstring():
 
 def test_sections_come_in_the_order_of_what_they_depend_on():
     order = [
-        "errors", "values", "Signature Version 4", "tokens", "HTTP", "config files",
+        "errors", "values", "Signature Version 4", "minting", "reading and presigning", "settings", "HTTP",
         "credential sources", "the chain", "TokenProvider", "calling Bedrock", "command line",
     ]
     assert [title for _, title in BANNERS] == order
