@@ -21,13 +21,10 @@ import pytest
 import bedrock_token as bt
 from tests import fake_aws
 from tests.fake_aws import Forever, answer, event, frame, html
+from tests.helpers import KEY_ID, KEYS, LONG_TERM, SECRET, SESSION, cases, posix, rfc3339
 
 FILE = Path(bt.__file__)
 MODULE = [sys.executable, "-m", "bedrock_token"]
-KEY_ID = "AKIAIOSFODNN7EXAMPLE"
-SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
-SESSION = "IQoJb3JpZ2luX2VjEXAMPLETOKEN=="
-KEYS = {"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}
 NO_KEYS = dict.fromkeys(KEYS)
 VARIABLE = "AWS_BEARER_TOKEN_BEDROCK"
 PREFIX = "bedrock-api-key-"
@@ -35,14 +32,8 @@ TOKEN = re.compile(PREFIX + "[A-Za-z0-9+/]{400,}={0,2}")
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 # The account of this key id is published with the finding that it encodes one: 029608264753.
 TEMPORARY = bt.Credentials("ASIAQNZGKIQY56JQ7WML", SECRET, SESSION)
-LONG_TERM = "ABSK" + b64encode(b"BedrockAPIKey-x7k2-at-123456789012:" + SECRET.encode()).decode()
 
-posix = pytest.mark.skipif(os.name == "nt", reason="needs POSIX")
-
-
-def cases(rows):
-    """The rows without their first column, which becomes the name of the test."""
-    return [pytest.param(*values, id=name) for name, *values in rows]
+on_posix = posix("needs POSIX")
 
 
 class Result(NamedTuple):
@@ -229,10 +220,6 @@ def test_choice(args, env, want, cli, home):
     facts = bt.decode_token(result.out.rstrip("\n"))
     assert {name: facts[name] for name in want} == want
     assert (result.status, result.err) == (0, "")
-
-
-def rfc3339(moment):
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 ENDINGS = [
@@ -478,7 +465,7 @@ SHELLS = [
 ]
 
 
-@posix
+@on_posix
 @pytest.mark.parametrize("shell, options, script, want", cases(SHELLS))
 def test_shell_reads_it(shell, options, script, want, tmp_path):
     if not shutil.which(shell):
@@ -496,7 +483,7 @@ LOCALES = [
 ]
 
 
-@posix
+@on_posix
 @pytest.mark.parametrize("env", cases(LOCALES))
 def test_locale(env, home):
     status, out, err = child("--format", "env", env=env)
@@ -522,7 +509,7 @@ def at(fake):
     return {"AWS_ENDPOINT_URL_BEDROCK": fake.url, "AWS_ENDPOINT_URL_BEDROCK_RUNTIME": fake.url}
 
 
-@posix
+@on_posix
 @pytest.mark.parametrize("args", cases(ANSWERS))
 def test_closed_pipe_is_silent(args, bedrock):
     token = str(bt.get_token(bt.Credentials(KEY_ID, SECRET), "us-east-1"))
@@ -535,13 +522,13 @@ def test_closed_pipe_is_silent(args, bedrock):
     assert result.err == ""
 
 
-@posix
+@on_posix
 @pytest.mark.skipif(not shutil.which("bash"), reason="bash is not installed")
 def test_closed_pipe_in_a_shell():
     assert child("-c", '"$@" | true', "bash", *MODULE, program=["bash"]) == (0, "", "")
 
 
-@posix
+@on_posix
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 @pytest.mark.parametrize("args", cases(ANSWERS[:2]))
 def test_full_disk_is_an_error(args):
@@ -573,7 +560,7 @@ WITHOUT_STREAMS = [
 ]
 
 
-@posix
+@on_posix
 @pytest.mark.parametrize("redirection, args, want, says", cases(WITHOUT_STREAMS))
 def test_closed_stream(redirection, args, want, says):
     result = child("-c", f'exec "$@" {redirection}', "sh", *MODULE, *args, program=["sh"])
@@ -608,7 +595,7 @@ INTERRUPTED = [
 ]
 
 
-@posix
+@on_posix
 @pytest.mark.parametrize("args, env", cases(INTERRUPTED))
 def test_interrupted(args, env, interruptible):
     asked = threading.Event()
@@ -676,7 +663,7 @@ MFA_CODES = [
 ]
 
 
-@posix
+@on_posix
 @pytest.mark.parametrize("typed, words", cases(MFA_CODES))
 def test_mfa_code_from_the_terminal(typed, words, mfa_role, terminal):
     ours, theirs = terminal
@@ -693,7 +680,7 @@ def test_mfa_code_from_the_terminal(typed, words, mfa_role, terminal):
     assert typed.decode().strip() not in read_until(b"\n", ours)
 
 
-@posix
+@on_posix
 def test_mfa_code_without_a_terminal(mfa_role):
     result = child(env=mfa_role, stdin=b"123456\n", start_new_session=True)
     assert missing([MFA, "terminal"], failure(result)) == []
@@ -716,7 +703,7 @@ STATUSES = [
 ]
 
 
-@posix
+@on_posix
 @pytest.mark.parametrize("command, status", cases(STATUSES))
 def test_exec_status_is_that_of_the_command(command, status):
     if command is None:
@@ -737,7 +724,7 @@ UNUSABLE = [
 ]
 
 
-@posix
+@on_posix
 @pytest.mark.parametrize("command, status", cases(UNUSABLE))
 def test_exec_of_what_cannot_run(command, status, tmp_path):
     (tmp_path / "plain").write_text("#!/bin/sh\nexit 0\n")
@@ -801,13 +788,13 @@ def test_exec_passes_arguments_and_no_token():
     assert json.loads(result.out)[1] == given
 
 
-@posix
+@on_posix
 def test_exec_becomes_the_command():
     process = start([*MODULE, "exec", "-q", "--", *SHOW])
     assert json.loads(ended(process).out)[0] == process.pid
 
 
-@posix
+@on_posix
 def test_exec_leaves_bytes_alone():
     assert child("exec", "-q", "--", "printf", "%s", b"\xff").out == "\\xff"
     assert child("exec", "-q", "--", "cat", stdin=b"from stdin").out == "from stdin"
@@ -1035,7 +1022,7 @@ COLOURS = [
 ]
 
 
-@posix
+@on_posix
 @pytest.mark.parametrize("env, coloured", cases(COLOURS))
 def test_inspect_colours(env, coloured, terminal):
     ours, theirs = terminal
@@ -1049,14 +1036,14 @@ def test_inspect_colours(env, coloured, terminal):
     assert "valid, 11 h 58 min left" in re.sub("\033\\[[0-9;]*m", "", shown)
 
 
-@posix
+@on_posix
 def test_inspect_has_no_colours_in_a_pipe():
     result = child("inspect", env={"TERM": "xterm-256color", VARIABLE: token_of_age(90)})
     assert result.out.startswith("state ") and "\033" not in result.out
     assert result.status == 0
 
 
-@posix
+@on_posix
 def test_inspect_does_not_wait_for_a_terminal(terminal):
     process = start([*MODULE, "inspect"], stdin=terminal[1])
     assert missing(["no token", VARIABLE], failure(ended(process))) == []
@@ -1307,7 +1294,7 @@ def test_converse_prints_as_it_comes(halfway):
     assert ended(process) == (0, "world\n", SAID)
 
 
-@posix
+@on_posix
 def test_converse_interrupted(interruptible, halfway):
     process, more = halfway
     process.send_signal(signal.SIGINT)
@@ -1323,7 +1310,7 @@ PRINTED = [
 ]
 
 
-@posix
+@on_posix
 @pytest.mark.parametrize("env, want", cases(PRINTED))
 def test_converse_in_a_locale(env, want):
     words = event("contentBlockDelta", {"delta": {"text": "Grüße, 世界"}, "contentBlockIndex": 0})

@@ -9,7 +9,6 @@ import select
 import socket
 import time
 import timeit
-import traceback
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -26,40 +25,13 @@ from bedrock_token import (
     load_credentials,
     load_region,
 )
+from tests.helpers import ENV_KEYS, NOW, cases, everything_in, keys, write_home
 
 NBSP = "\u00a0"
-NOW = datetime(2025, 7, 1, 12, 0, tzinfo=timezone.utc)
 PLANTED = "planted+secret/value"
 CREDENTIALS = Credentials("AKIAGIVEN", "secret-given")
-ENV_KEYS = {"AWS_ACCESS_KEY_ID": "AKIAENV", "AWS_SECRET_ACCESS_KEY": "secret-env"}
 FILE_VARIABLES = {"config": "AWS_CONFIG_FILE", "credentials": "AWS_SHARED_CREDENTIALS_FILE"}
 LOADERS = [load_credentials, load_region]
-
-
-def cases(rows):
-    """The rows without their first column, which becomes the name of the test."""
-    return [pytest.param(*values, id=name) for name, *values in rows]
-
-
-def keys(name):
-    return f"aws_access_key_id = AKIA{name}\naws_secret_access_key = secret-{name}\n"
-
-
-def write_home(environ, config="", credentials=""):
-    folder = Path(environ["HOME"], ".aws")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config").write_bytes(config.encode())
-    (folder / "credentials").write_bytes(credentials.encode())
-
-
-def shown(error):
-    """All that a log or an error tracker would get of an exception and of those behind it."""
-    texts = traceback.format_exception(type(error), error, error.__traceback__)
-    behind = [error]
-    for link in behind:
-        texts += [str(link), repr(link)]
-        behind += [e for e in (link.__cause__, link.__context__) if e and e not in behind]
-    return "\n".join(texts)
 
 
 def has_number(text, number):
@@ -344,7 +316,7 @@ def test_broken_line(text, line, kind):
         _parse_config(text, "THE-FILE", kind)
     assert "THE-FILE" in str(raised.value)
     assert has_number(str(raised.value), line)
-    assert PLANTED not in shown(raised.value)
+    assert PLANTED not in everything_in(raised.value)
 
 
 @pytest.mark.parametrize("load", LOADERS)
@@ -357,7 +329,7 @@ def test_broken_line_in_a_file(environ, tmp_path, kind, load):
     message = str(raised.value)
     assert str(path) in message
     assert has_number(message.replace(str(path), ""), 5)
-    assert PLANTED not in shown(raised.value)
+    assert PLANTED not in everything_in(raised.value)
 
 
 # --- cost ----------------------------------------------------------------------------------
@@ -426,7 +398,7 @@ def test_file_in_another_encoding(environ, tmp_path, content, kind, load):
     with pytest.raises(CredentialsError) as raised:
         load(environ={**environ, FILE_VARIABLES[kind]: str(path)})
     assert str(path) in str(raised.value)
-    assert "secret-FILE" not in shown(raised.value)
+    assert "secret-FILE" not in everything_in(raised.value)
 
 
 @pytest.mark.parametrize("load", LOADERS)
@@ -669,7 +641,7 @@ def test_half_a_pair_in_a_profile(environ, config, credentials, missing):
         load_credentials("dev", environ=environ)
     assert f"{missing} is not" in str(raised.value)
     assert "dev" in str(raised.value)
-    assert "secret-" not in shown(raised.value)
+    assert "secret-" not in everything_in(raised.value)
 
 
 @pytest.mark.parametrize("body", cases([
@@ -705,7 +677,7 @@ def test_damaged_key_in_a_profile(environ, name, value):
     with pytest.raises(CredentialsError) as raised:
         load_credentials("dev", environ=environ)
     assert "dev" in str(raised.value)
-    assert PLANTED not in shown(raised.value)
+    assert PLANTED not in everything_in(raised.value)
 
 
 # --- keys in the environment ---------------------------------------------------------------
@@ -761,7 +733,7 @@ def test_half_a_pair_in_the_environment(environ, variables, missing):
     with pytest.raises(CredentialsError) as raised:
         load_credentials(environ={**environ, **variables})
     assert missing in str(raised.value)
-    assert PLANTED not in shown(raised.value)
+    assert PLANTED not in everything_in(raised.value)
 
 
 @pytest.mark.parametrize("variable, value", cases([
@@ -777,7 +749,7 @@ def test_damaged_key_in_the_environment(environ, variable, value):
     with pytest.raises(CredentialsError) as raised:
         load_credentials(environ={**environ, **ENV_KEYS, variable: value})
     assert variable in str(raised.value)
-    assert PLANTED not in shown(raised.value)
+    assert PLANTED not in everything_in(raised.value)
 
 
 @pytest.mark.parametrize("value, want", cases([

@@ -28,10 +28,10 @@ from tests.fake_aws import (
     Container, Fake, Forever, Imds, Oidc, SsoPortal, Sts, answer, close, drip, hang, html, huge,
     redirect, refused_url, role_keys, truncated,
 )
-from tests.test_config_files import cases, keys, shown, write_home
+from tests.helpers import (
+    ARN, LATER, LOGIN_CACHE, SSO_CACHE, cases, everything_in, keys, posix, write_home,
+)
 
-ARN = "arn:aws:iam::123456789012:role/"
-LATER = "2099-01-01T00:00:00Z"
 EARLIER = "2001-01-01T00:00:00Z"
 
 
@@ -40,11 +40,6 @@ EARLIER = "2001-01-01T00:00:00Z"
 BASE_PROFILE = (
     "[profile base]\naws_access_key_id = AKIABASE\naws_secret_access_key = planted-base\n")
 SSO_SESSION = "[sso-session corp]\nsso_region = us-east-1\nsso_start_url = https://x.test/start\n"
-# printf corp | sha1sum
-SSO_CACHE = ".aws/sso/cache/ee0bfd2552fbd840c02cc48b6e823320543c450f.json"
-# printf me | sha256sum
-LOGIN_CACHE = (
-    ".aws/login/cache/2744ccd10c7533bd736ad890f9dd5cab2adb27b07d500b9493f29cdc420cb2e0.json")
 PROCESS_ANSWER = {"Version": 1, "AccessKeyId": "ASIAPROCESS", "SecretAccessKey": "planted"}
 
 
@@ -334,7 +329,7 @@ def ask(name, home, faults=(), url=None, **variables):
         try:
             result, text = load_credentials(environ=environ), ""
         except Exception as error:
-            result, text = type(error).__name__, shown(error)
+            result, text = type(error).__name__, everything_in(error)
         seconds = time.monotonic() - started
     cache_kept = cache.read_text() == before and os.listdir(cache.parent) == [cache.name]
     return Outcome(result, text, len(fake.requests) - remote.before, seconds, cache_kept)
@@ -557,11 +552,8 @@ def test_process(run):
                                                    datetime(2099, 1, 1, tzinfo=timezone.utc))
 
 
-posix = pytest.mark.skipif(os.name != "posix", reason="Windows programs split their own arguments")
-
-
 # What follows the program in the command, and the arguments it gets. There is no shell.
-@posix
+@posix("Windows programs split their own arguments")
 @pytest.mark.parametrize("arguments, want", [
     ("a  b\tc", ["a", "b", "c"]),
     ("'a b' \"c d\" e\\ f", ["a b", "c d", "e f"]),
@@ -631,16 +623,16 @@ def test_failing_process(run, program, texts):
     error = str(raised.value)
     assert [text for text in ("profile p (credential_process)", *texts) if text not in error] == []
     assert error.isprintable()
-    assert "planted" not in shown(raised.value)
+    assert "planted" not in everything_in(raised.value)
 
 
-@posix
+@posix("Windows programs split their own arguments")
 def test_killed_process(run):
     with pytest.raises(CredentialsError, match="-9"):
         run("import os; os.kill(os.getpid(), 9)")
 
 
-@posix
+@posix("Windows programs split their own arguments")
 @pytest.mark.parametrize("command", [
     "/missing/program", "missing-program", '""', "'unbalanced", "{folder}", "{folder}/file",
     "program\0x",
@@ -652,7 +644,7 @@ def test_process_that_cannot_be_started(environ, tmp_path, command):
         load_credentials("p", environ=environ)
 
 
-@posix
+@posix("Windows programs split their own arguments")
 def test_process_is_found_on_the_path_given(environ, tmp_path):
     program = tmp_path / "keys"
     program.write_text(f"#!/bin/sh\necho '{json.dumps(PROCESS_ANSWER)}'\n")

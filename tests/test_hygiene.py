@@ -13,10 +13,8 @@ import subprocess
 import sys
 import sysconfig
 import textwrap
-import traceback
 from base64 import b64encode
 from datetime import datetime, timezone
-from hashlib import sha1
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +22,10 @@ import pytest
 
 import bedrock_token as bt
 from tests import fake_aws
+from tests.helpers import (
+    KEY_ID, KEYS, LOGIN_CACHE, MESSAGES, NOON, ROLE, SECRET as EXAMPLE_SECRET, SSO_CACHE, cases,
+    everything_in,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "bedrock_token.py"
@@ -31,21 +33,12 @@ SOURCE = FILE.read_text(encoding="utf-8")
 TREE = ast.parse(SOURCE)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
-KEY_ID = "AKIAIOSFODNN7EXAMPLE"
-EXAMPLE_SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
-KEYS = {
-    "AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": EXAMPLE_SECRET, "AWS_REGION": "us-east-1",
-}
+CONFIGURED = {**KEYS, "AWS_REGION": "us-east-1"}
 PUBLIC = [
     "BedrockError", "BedrockTokenError", "Credentials", "CredentialsError", "NoCredentialsError",
     "NoRegionError", "Token", "TokenProvider", "assume_role", "converse", "converse_stream",
     "decode_token", "get_token", "load_credentials", "load_region", "presign", "provide_token",
 ]
-
-
-def cases(rows):
-    """The rows without their first column, which becomes the name of the test."""
-    return [pytest.param(*values, id=name) for name, *values in rows]
 
 
 # ---- what it needs
@@ -84,7 +77,7 @@ def test_the_check_above_knows_a_package_when_it_sees_one():
 
 def bare_environment(home, **variables):
     kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
-    return {**kept, "HOME": str(home), "AWS_EC2_METADATA_DISABLED": "true", **KEYS, **variables}
+    return {**kept, "HOME": str(home), "AWS_EC2_METADATA_DISABLED": "true", **CONFIGURED, **variables}
 
 
 def run(command, home, folder, **variables):
@@ -172,9 +165,8 @@ def test_a_token_from_given_credentials_looks_at_nothing_else():
         def __getattribute__(self, name):
             raise AssertionError(f"asked for {name}")
 
-    now = datetime(2024, 6, 15, 12, tzinfo=timezone.utc)
     credentials = bt.Credentials(KEY_ID, EXAMPLE_SECRET)
-    bt.get_token(credentials, "us-east-1", environ=Untouchable(), profile="none", now=now)
+    bt.get_token(credentials, "us-east-1", environ=Untouchable(), profile="none", now=NOON)
 
 
 def test_nothing_writes_to_an_environment():
@@ -200,7 +192,7 @@ def test_no_state_is_kept_in_the_module():
                 if isinstance(value, (dict, list, set, bytearray)) and not name.startswith("__")}
 
     before = state()
-    token = bt.get_token(environ=KEYS)
+    token = bt.get_token(environ=CONFIGURED)
     bt.decode_token(token)
     with pytest.raises(bt.NoCredentialsError):
         bt.load_credentials(environ={"HOME": "/nowhere", "AWS_EC2_METADATA_DISABLED": "true"})
@@ -356,17 +348,14 @@ SPACED = f"{PLANTED} secret"
 BROKEN = f"{PLANTED}\nsecret"
 BYTES = SECRET.encode()
 ENDED = datetime(2020, 1, 1, tzinfo=timezone.utc)
-NOW = datetime(2024, 6, 15, 12, tzinfo=timezone.utc)
 CREDENTIALS = bt.Credentials("ASIAIOSFODNN7EXAMPLE", SECRET, SESSION)
 EXPIRED = bt.Credentials("ASIAIOSFODNN7EXAMPLE", SECRET, SESSION, ENDED)
 TOKEN = bt.get_token(CREDENTIALS, "us-east-1")
-OLD_TOKEN = bt.get_token(CREDENTIALS, "us-east-1", now=NOW)
+OLD_TOKEN = bt.get_token(CREDENTIALS, "us-east-1", now=NOON)
 LONG_TERM = "ABSK" + b64encode(f"BedrockAPIKey-ab12-at-123456789012:{SECRET}".encode()).decode()
 CUT_LONG_TERM = "ABSK" + b64encode(BYTES).decode()
 NOT_TEXT = "bedrock-api-key-" + b64encode(BYTES + b"\xff").decode()
 TWICE = "bedrock-api-key-" + b64encode(f"bedrock.amazonaws.com/?a={SECRET}&a=1".encode()).decode()
-ROLE = "arn:aws:iam::123456789012:role/reader"
-MESSAGES = [{"role": "user", "content": [{"text": "Hi"}]}]
 
 
 # The first word as base64 shows it at each of the three places where it can stand in a group.
@@ -451,11 +440,7 @@ sso_role_name = Reader
 sso_region = us-east-1
 sso_start_url = https://corp.awsapps.com/start
 """
-SSO_CACHE = f".aws/sso/cache/{sha1(b'corp').hexdigest()}.json"
 LOGIN_CONFIG = "[default]\nlogin_session = me\n"
-# printf me | sha256sum
-LOGIN_CACHE = (".aws/login/cache/"
-               "2744ccd10c7533bd736ad890f9dd5cab2adb27b07d500b9493f29cdc420cb2e0.json")
 SSO_SESSION = {
     "accessToken": SECRET, "expiresAt": "2020-01-01T00:00:00Z", "clientId": "id",
     "clientSecret": SECRET, "refreshToken": SECRET, "registrationExpiresAt": "2120-01-01T00:00:00Z",
@@ -583,17 +568,6 @@ FAILING = [
 ]
 
 
-def everything_in(error):
-    """All that a log or a debugger could print of an error and of those behind it."""
-    texts = traceback.format_exception(type(error), error, error.__traceback__)
-    behind = [error]
-    for each in behind:
-        texts += [str(each), repr(each), repr(each.args), repr(vars(each))]
-        behind += [other for other in (each.__cause__, each.__context__)
-                   if other is not None and other not in behind]
-    return texts
-
-
 @pytest.mark.parametrize("variables, files, call", cases(FAILING))
 def test_no_error_shows_a_secret(variables, files, call, environ, home, unhelpful):
     nobody = fake_aws.refused_url()
@@ -610,7 +584,7 @@ def test_no_error_shows_a_secret(variables, files, call, environ, home, unhelpfu
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises((bt.BedrockTokenError, ValueError, TypeError)) as caught:
         call(environ)
-    assert [text for text in everything_in(caught.value) if leaks(text)] == []
+    assert leaks(everything_in(caught.value)) == []
 
 
 @pytest.mark.parametrize("arguments, stdin", cases([

@@ -17,16 +17,11 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 import bedrock_token as bt
+from tests.helpers import SECRET, Clock, cases
 
 # Soon after 1970: there a float still tells a nanosecond.
 START = 1000.0
 HOUR = 3600
-SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
-
-
-def cases(rows):
-    """The rows without their first column, which becomes the name of the test."""
-    return [pytest.param(*values, id=name) for name, *values in rows]
 
 
 def at(seconds):
@@ -41,14 +36,6 @@ def keys(end=None, name="FIRST"):
 LASTING = keys(START + 1000 * HOUR)
 OTHER = keys(START + 1000 * HOUR, "OTHER")
 SILENT = keys()
-
-
-class Clock:
-    def __init__(self, now=START):
-        self.now = now
-
-    def __call__(self):
-        return self.now
 
 
 class Source:
@@ -81,7 +68,7 @@ class Source:
 
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(START)
 
 
 def provider_of(source, clock, expires_in=12 * HOUR):
@@ -439,7 +426,7 @@ def test_clock_set_back_before_a_failure_ends_the_pause(clock):
 ]))
 def test_clock_set_back_within_the_lifetime(what, left, outcome, clock, monkeypatch):
     """Which the time since the minting shows: the token does not outlive what was signed."""
-    monotonic = Clock()
+    monotonic = Clock(START)
     monkeypatch.setattr(time, "monotonic", monotonic)
     expires_in, credentials = limited_by(what, HOUR)
     source = Source(credentials, OSError("nobody there"))
@@ -579,7 +566,7 @@ def test_configured(variables, arguments, key_id, region, environ, home):
     (home / ".aws").mkdir()
     (home / ".aws" / "credentials").write_text(PROFILE)
     environ.update(variables)
-    token = bt.TokenProvider(**arguments, environ=environ, clock=Clock())()
+    token = bt.TokenProvider(**arguments, environ=environ, clock=Clock(START))()
     said = bt.decode_token(token)
     assert (said["access_key_id"], said["region"], token.region) == (key_id, region, region)
 

@@ -5,20 +5,14 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 import bedrock_token as bt
+from tests.helpers import NOON, VECTOR_SECRET as SECRET, cases
 
-NOON = datetime(2024, 6, 15, 12, tzinfo=timezone.utc)
-SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 KEYS = bt.Credentials("AKIDEXAMPLE", SECRET)
 
 
 def presign(method="GET", host="example.amazonaws.com", path="/", query=(), **given):
     args = {"service": "service", "region": "us-east-1", "credentials": KEYS, "now": NOON}
     return bt.presign(method, host, path, query, **{**args, **given})
-
-
-def cases(rows):
-    """The rows without their first column, which becomes the name of the test."""
-    return [pytest.param(*values, id=name) for name, *values in rows]
 
 
 # Every expected URL, signature and canonical header below was made by botocore 1.44.5:

@@ -12,12 +12,10 @@ from datetime import datetime, timedelta, timezone, tzinfo
 import pytest
 
 import bedrock_token as bt
+from tests.helpers import KEY_ID, NOON, SECRET, SESSION, cases
 
-NOON = datetime(2024, 6, 15, 12, tzinfo=timezone.utc)
 TWELVE_HOURS = timedelta(hours=12)
-SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
-SESSION = "IQoJb3JpZ2luX2VjEXAMPLETOKEN=="
-STATIC = bt.Credentials("AKIAIOSFODNN7EXAMPLE", SECRET)
+STATIC = bt.Credentials(KEY_ID, SECRET)
 TEMPORARY = bt.Credentials("ASIAIOSFODNN7EXAMPLE", SECRET, SESSION)
 
 # Scanners look for whole tokens in source code: prefix and payload meet at run time only.
@@ -28,11 +26,6 @@ HEAD = (
     "bedrock.amazonaws.com/?Action=CallWithBearerToken&X-Amz-Algorithm=AWS4-HMAC-SHA256"
     "&X-Amz-Credential="
 )
-
-
-def cases(rows):
-    """The rows without their first column, which becomes the name of the test."""
-    return [pytest.param(*values, id=name) for name, *values in rows]
 
 
 def token_of(payload):

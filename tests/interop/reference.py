@@ -5,25 +5,16 @@ import contextlib
 import hashlib
 import re
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from urllib.parse import parse_qsl
 
 import aws_bedrock_token_generator
 import botocore.auth
 import botocore.credentials
-import pytest
 from botocore.awsrequest import AWSRequest
 
 from tests import fake_aws
 from tests.fake_aws import answer, require
-
-NOON = datetime(2024, 6, 15, 12, tzinfo=timezone.utc)
-SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
-
-
-def cases(rows):
-    """The rows without their first column, which becomes the name of the test."""
-    return [pytest.param(*values, id=name) for name, *values in rows]
 
 
 @contextlib.contextmanager

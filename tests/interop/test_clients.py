@@ -21,7 +21,8 @@ from langchain_aws import ChatBedrockConverse
 import bedrock_token as bt
 from tests import fake_aws
 from tests.fake_aws import answer
-from tests.interop.reference import NOON, SECRET, Bedrock, aws_token, cases, check_bearer
+from tests.helpers import NOON, SECRET, cases
+from tests.interop.reference import Bedrock, aws_token, check_bearer
 
 OPENAI_URL = "https://bedrock-runtime.us-east-1.amazonaws.com/openai/v1"
 KEYS = {"AKIAONE": (SECRET, None), "ASIATWO": ("other/" + SECRET, "session/+=")}

@@ -9,10 +9,10 @@ import pytest
 import bedrock_token as bt
 from tests import fake_aws
 from tests.fake_aws import answer, event, frame
-from tests.interop.reference import SECRET, Bedrock, cases
+from tests.helpers import MESSAGES, SECRET, cases
+from tests.interop.reference import Bedrock
 
 NOVA = "us.amazon.nova-micro-v1:0"
-HELLO = [{"role": "user", "content": [{"text": "Hello"}]}]
 ANSWER_EVENTS = [{kind: payload} for kind, payload in fake_aws.EVENTS]
 
 
@@ -62,11 +62,11 @@ MODELS = [
 TOOL = {"toolSpec": {"name": "sum", "description": "adds", "inputSchema": {"json": {
     "type": "object", "properties": {"a": {"type": "number"}}, "required": ["a"]}}}}
 REQUESTS = [
-    ("text", {"messages": HELLO}),
+    ("text", {"messages": MESSAGES}),
     ("all languages", {"messages": [{"role": "user", "content": [
         {"text": "\u4e16\u754c \U0001f600 \"quoted\" \\ \n\t \u2028 \x7f"}]}]}),
     ("system and limits", {
-        "messages": HELLO, "system": [{"text": "Be brief"}],
+        "messages": MESSAGES, "system": [{"text": "Be brief"}],
         "inferenceConfig": {"maxTokens": 9, "temperature": 0.1, "topP": 1.0, "stopSequences": []},
     }),
     ("bytes", {"messages": [{"role": "user", "content": [
@@ -74,7 +74,7 @@ REQUESTS = [
         {"document": {"format": "txt", "name": "a", "source": {"bytes": b""}}}]}]}),
     ("a conversation with tools", {
         "messages": [
-            *HELLO,
+            *MESSAGES,
             {"role": "assistant", "content": [
                 {"toolUse": {"toolUseId": "1", "name": "sum", "input": {"a": 1, "b": [1.5, None]}}},
             ]},
@@ -84,16 +84,16 @@ REQUESTS = [
         "toolConfig": {"tools": [TOOL], "toolChoice": {"auto": {}}},
     }),
     ("fields of the model's own", {
-        "messages": HELLO, "additionalModelRequestFields": {"top_k": 5, "nested": {"a": [True]}},
+        "messages": MESSAGES, "additionalModelRequestFields": {"top_k": 5, "nested": {"a": [True]}},
         "additionalModelResponseFieldPaths": ["/stop_sequence"],
         "requestMetadata": {"team": "a b"}, "performanceConfig": {"latency": "optimized"},
     }),
     ("guardrail", {
-        "messages": HELLO, "guardrailConfig": {
+        "messages": MESSAGES, "guardrailConfig": {
             "guardrailIdentifier": "gr12345", "guardrailVersion": "DRAFT", "trace": "enabled"},
     }),
 ]
-CALLS = [(name, model, {"messages": HELLO}) for name, model in MODELS] + [
+CALLS = [(name, model, {"messages": MESSAGES}) for name, model in MODELS] + [
     (name, NOVA, request) for name, request in REQUESTS]
 
 
@@ -137,8 +137,8 @@ STREAMS = [
 @pytest.mark.parametrize("parts", cases(STREAMS))
 def test_the_events_are_those_of_boto3(parts, bedrock):
     bedrock.parts = parts
-    theirs = by_boto3("converse_stream", NOVA, {"messages": HELLO})
-    assert by_us("converse_stream", NOVA, {"messages": HELLO}) == theirs
+    theirs = by_boto3("converse_stream", NOVA, {"messages": MESSAGES})
+    assert by_us("converse_stream", NOVA, {"messages": MESSAGES}) == theirs
     assert len(theirs) > 2
 
 
@@ -159,9 +159,9 @@ FAILING_STREAMS = [
 def test_an_error_in_the_stream_is_that_of_boto3(parts, bedrock):
     bedrock.parts = parts
     with pytest.raises(botocore.exceptions.EventStreamError) as theirs:
-        by_boto3("converse_stream", NOVA, {"messages": HELLO})
+        by_boto3("converse_stream", NOVA, {"messages": MESSAGES})
     with pytest.raises(bt.BedrockError) as ours:
-        by_us("converse_stream", NOVA, {"messages": HELLO})
+        by_us("converse_stream", NOVA, {"messages": MESSAGES})
     error = theirs.value.response["Error"]
     assert (ours.value.code, ours.value.message) == (error["Code"], error["Message"])
 
@@ -189,9 +189,9 @@ REFUSALS = [
 def test_a_refusal_is_that_of_boto3(operation, refusal, bedrock):
     bedrock.faults = [None, refusal, None, refusal]  # each after its CONNECT
     with pytest.raises(botocore.exceptions.ClientError) as theirs:
-        by_boto3(operation, NOVA, {"messages": HELLO})
+        by_boto3(operation, NOVA, {"messages": MESSAGES})
     with pytest.raises(bt.BedrockError) as ours:
-        by_us(operation, NOVA, {"messages": HELLO})
+        by_us(operation, NOVA, {"messages": MESSAGES})
     error, metadata = theirs.value.response["Error"], theirs.value.response["ResponseMetadata"]
     assert (ours.value.status, ours.value.code, ours.value.message, ours.value.request_id) == (
         metadata["HTTPStatusCode"], error["Code"], error["Message"], metadata["RequestId"])

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 import bedrock_token as bt
 from tests import fake_aws
+from tests.helpers import NOON, SECRET
 from tests.interop.reference import (
-    NOON,
-    SECRET,
     aws_token,
     botocore_authorized,
     botocore_presigned,

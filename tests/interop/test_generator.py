@@ -8,16 +8,14 @@ import botocore.credentials
 import pytest
 
 import bedrock_token as bt
+from tests.helpers import NOON, SECRET, cases
 from tests.interop.reference import (
-    NOON,
-    SECRET,
     Loader,
     aws_token,
     botocore_authorized,
     botocore_at,
     botocore_keys,
     botocore_presigned,
-    cases,
     sha256,
 )
 

@@ -21,9 +21,8 @@ import pytest
 import bedrock_token as bt
 from tests import fake_aws
 from tests.fake_aws import answer
-from tests.interop.reference import cases
+from tests.helpers import ARN, cases
 
-ARN = "arn:aws:iam::123456789012:role/"
 DEVICE = "arn:aws:iam::123456789012:mfa/me"
 
 

@@ -1,0 +1,82 @@
+"""What more than one test module needs: known keys and times, a home's files, what an error shows."""
+
+import os
+import traceback
+from base64 import b64encode
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+
+# The examples of AWS's documentation.
+KEY_ID = "AKIAIOSFODNN7EXAMPLE"
+SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
+SESSION = "IQoJb3JpZ2luX2VjEXAMPLETOKEN=="
+# The same and two other pairs, in the environment.
+KEYS = {"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}
+ENV_KEYS = {"AWS_ACCESS_KEY_ID": "AKIAENV", "AWS_SECRET_ACCESS_KEY": "secret-env"}
+ENV_BASE = {"AWS_ACCESS_KEY_ID": "AKIABASE", "AWS_SECRET_ACCESS_KEY": "secret-BASE"}
+# The secret of AWS's signature vectors: one character differs.
+VECTOR_SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
+LONG_TERM = "ABSK" + b64encode(b"BedrockAPIKey-x7k2-at-123456789012:" + SECRET.encode()).decode()
+
+ARN = "arn:aws:iam::123456789012:role/"
+ROLE = ARN + "reader"
+MESSAGES = [{"role": "user", "content": [{"text": "Hello"}]}]
+
+# When the literal tokens and signatures were made; and a later moment for everything else.
+NOON = datetime(2024, 6, 15, 12, tzinfo=timezone.utc)
+NOW = datetime(2025, 7, 1, 12, tzinfo=timezone.utc)
+LATER = "2099-01-01T00:00:00Z"
+
+# Where the AWS CLI keeps the token of sso-session corp: printf corp | sha1sum
+SSO_CACHE = ".aws/sso/cache/ee0bfd2552fbd840c02cc48b6e823320543c450f.json"
+# And that of login_session me: printf me | sha256sum
+LOGIN_CACHE = ".aws/login/cache/2744ccd10c7533bd736ad890f9dd5cab2adb27b07d500b9493f29cdc420cb2e0.json"
+
+
+def cases(rows):
+    """The rows without their first column, which becomes the name of the test."""
+    return [pytest.param(*values, id=name) for name, *values in rows]
+
+
+def posix(reason):
+    return pytest.mark.skipif(os.name == "nt", reason=reason)
+
+
+def rfc3339(moment):
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Clock:
+    """A clock that stands still until it is set."""
+
+    def __init__(self, now):
+        self.now = now
+
+    def __call__(self):
+        return self.now
+
+
+def keys(name):
+    """The lines of static keys in either of the two files."""
+    return f"aws_access_key_id = AKIA{name}\naws_secret_access_key = secret-{name}\n"
+
+
+def write_home(environ, config="", credentials=""):
+    """The two files, in the home folder of that environment."""
+    folder = Path(environ["HOME"], ".aws")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config").write_bytes(config.encode())
+    (folder / "credentials").write_bytes(credentials.encode())
+
+
+def everything_in(error):
+    """All that a log, a debugger or an error tracker gets of an error and of those behind it."""
+    texts = traceback.format_exception(type(error), error, error.__traceback__)
+    behind = [error]
+    for each in behind:
+        texts += [str(each), repr(each), repr(each.args), repr(vars(each))]
+        behind += [other for other in (each.__cause__, each.__context__)
+                   if other is not None and other not in behind]
+    return "\n".join(texts)
