@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import bedrock_token as bt
+
 # The examples of AWS's documentation.
 KEY_ID = "AKIAIOSFODNN7EXAMPLE"
 SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
@@ -19,6 +21,9 @@ ENV_BASE = {"AWS_ACCESS_KEY_ID": "AKIABASE", "AWS_SECRET_ACCESS_KEY": "secret-BA
 # The secret of AWS's signature vectors: one character differs.
 VECTOR_SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 LONG_TERM = "ABSK" + b64encode(b"BedrockAPIKey-x7k2-at-123456789012:" + SECRET.encode()).decode()
+
+# Scanners look for whole tokens in source code: prefix and payload meet at run time only.
+PREFIX = "bedrock-api-key-"
 
 ARN = "arn:aws:iam::123456789012:role/"
 ROLE = ARN + "reader"
@@ -34,6 +39,32 @@ SSO_CACHE = ".aws/sso/cache/ee0bfd2552fbd840c02cc48b6e823320543c450f.json"
 # And that of login_session me: printf me | sha256sum
 LOGIN_CACHE = ".aws/login/cache/2744ccd10c7533bd736ad890f9dd5cab2adb27b07d500b9493f29cdc420cb2e0.json"
 
+STATIC = bt.Credentials(KEY_ID, SECRET)
+TEMPORARY = bt.Credentials("ASIAIOSFODNN7EXAMPLE", SECRET, SESSION)
+# Two tokens as they have to be, made by aws-bedrock-token-generator 1.1.0 with botocore 1.44.5:
+#
+#     botocore.auth.get_current_datetime = lambda: datetime(2024, 6, 15, 12)
+#     class Fixed:
+#         def load(self):
+#             return botocore.credentials.Credentials(key_id, secret, session_token)
+#     token = aws_bedrock_token_generator.provide_token(region, Fixed(), timedelta(seconds=…))
+STATIC_TOKEN = PREFIX + (
+    "YmVkcm9jay5hbWF6b25hd3MuY29tLz9BY3Rpb249Q2FsbFdpdGhCZWFyZXJUb2tlbiZYLUFtei1BbGdvcml0aG09"
+    "QVdTNC1ITUFDLVNIQTI1NiZYLUFtei1DcmVkZW50aWFsPUFLSUFJT1NGT0ROTjdFWEFNUExFJTJGMjAyNDA2MTUl"
+    "MkZ1cy1lYXN0LTElMkZiZWRyb2NrJTJGYXdzNF9yZXF1ZXN0JlgtQW16LURhdGU9MjAyNDA2MTVUMTIwMDAwWiZY"
+    "LUFtei1FeHBpcmVzPTQzMjAwJlgtQW16LVNpZ25lZEhlYWRlcnM9aG9zdCZYLUFtei1TaWduYXR1cmU9Y2YyMDU4"
+    "NWMyOGE4OTFkNmQ5NDhjMTgwYWM1MWI5OTRmNjkwNjA4MzYzNWY3OGYzZmFiZTBjNjQ0YTExZDQ4OCZWZXJzaW9u"
+    "PTE="
+)
+TEMPORARY_TOKEN = PREFIX + (
+    "YmVkcm9jay5hbWF6b25hd3MuY29tLz9BY3Rpb249Q2FsbFdpdGhCZWFyZXJUb2tlbiZYLUFtei1BbGdvcml0aG09"
+    "QVdTNC1ITUFDLVNIQTI1NiZYLUFtei1DcmVkZW50aWFsPUFTSUFJT1NGT0ROTjdFWEFNUExFJTJGMjAyNDA2MTUl"
+    "MkZ1cy13ZXN0LTIlMkZiZWRyb2NrJTJGYXdzNF9yZXF1ZXN0JlgtQW16LURhdGU9MjAyNDA2MTVUMTIwMDAwWiZY"
+    "LUFtei1FeHBpcmVzPTM2MDAmWC1BbXotU2lnbmVkSGVhZGVycz1ob3N0JlgtQW16LVNlY3VyaXR5LVRva2VuPUlR"
+    "b0piM0pwWjJsdVgyVmpFWEFNUExFVE9LRU4lM0QlM0QmWC1BbXotU2lnbmF0dXJlPTI4NDNjYmE4YWVhMmI0NGIz"
+    "YjI2NGM4NTQ3YWRkMGFhNWU5YmRlYjQ2NzU3NjM0MmM3NzQzY2Y4NmEwNzViN2UmVmVyc2lvbj0x"
+)
+
 
 def cases(rows):
     """The rows without their first column, which becomes the name of the test."""
@@ -42,6 +73,11 @@ def cases(rows):
 
 def posix(reason):
     return pytest.mark.skipif(os.name == "nt", reason=reason)
+
+
+def token_of(payload):
+    """A short-term key that says this."""
+    return PREFIX + b64encode(payload.encode()).decode()
 
 
 def rfc3339(moment):

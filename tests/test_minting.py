@@ -1,10 +1,10 @@
-"""Credentials, Token, get_token from given credentials, provide_token and decode_token."""
+"""Credentials, Token, and get_token and provide_token from given credentials."""
 
 import copy
 import hashlib
 import inspect
 import pickle
-from base64 import b64decode, b64encode
+from base64 import b64decode
 from collections import namedtuple
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone, tzinfo
@@ -12,14 +12,11 @@ from datetime import datetime, timedelta, timezone, tzinfo
 import pytest
 
 import bedrock_token as bt
-from tests.helpers import KEY_ID, NOON, SECRET, SESSION, cases
+from tests.helpers import (
+    NOON, PREFIX, SECRET, SESSION, STATIC, STATIC_TOKEN, TEMPORARY, TEMPORARY_TOKEN, cases, token_of,
+)
 
 TWELVE_HOURS = timedelta(hours=12)
-STATIC = bt.Credentials(KEY_ID, SECRET)
-TEMPORARY = bt.Credentials("ASIAIOSFODNN7EXAMPLE", SECRET, SESSION)
-
-# Scanners look for whole tokens in source code: prefix and payload meet at run time only.
-PREFIX = "bedrock-api-key-"
 
 # What every token says first, up to the access key id.
 HEAD = (
@@ -28,41 +25,13 @@ HEAD = (
 )
 
 
-def token_of(payload):
-    return PREFIX + b64encode(payload.encode()).decode()
-
-
 def utc(text):
     return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
 
 
-# Every expected token was made by aws-bedrock-token-generator 1.1.0 with botocore 1.44.5:
-#
-#     botocore.auth.get_current_datetime = lambda: datetime(2024, 6, 15, 12)
-#     class Fixed:
-#         def load(self):
-#             return botocore.credentials.Credentials(key_id, secret, session_token)
-#     token = aws_bedrock_token_generator.provide_token(region, Fixed(), timedelta(seconds=…))
-#
-# PAYLOADS shows it after the prefix, base64-decoded and without HEAD.
+# --- the token -----------------------------------------------------------------------------
 
-STATIC_TOKEN = PREFIX + (
-    "YmVkcm9jay5hbWF6b25hd3MuY29tLz9BY3Rpb249Q2FsbFdpdGhCZWFyZXJUb2tlbiZYLUFtei1BbGdvcml0aG09"
-    "QVdTNC1ITUFDLVNIQTI1NiZYLUFtei1DcmVkZW50aWFsPUFLSUFJT1NGT0ROTjdFWEFNUExFJTJGMjAyNDA2MTUl"
-    "MkZ1cy1lYXN0LTElMkZiZWRyb2NrJTJGYXdzNF9yZXF1ZXN0JlgtQW16LURhdGU9MjAyNDA2MTVUMTIwMDAwWiZY"
-    "LUFtei1FeHBpcmVzPTQzMjAwJlgtQW16LVNpZ25lZEhlYWRlcnM9aG9zdCZYLUFtei1TaWduYXR1cmU9Y2YyMDU4"
-    "NWMyOGE4OTFkNmQ5NDhjMTgwYWM1MWI5OTRmNjkwNjA4MzYzNWY3OGYzZmFiZTBjNjQ0YTExZDQ4OCZWZXJzaW9u"
-    "PTE="
-)
-TEMPORARY_TOKEN = PREFIX + (
-    "YmVkcm9jay5hbWF6b25hd3MuY29tLz9BY3Rpb249Q2FsbFdpdGhCZWFyZXJUb2tlbiZYLUFtei1BbGdvcml0aG09"
-    "QVdTNC1ITUFDLVNIQTI1NiZYLUFtei1DcmVkZW50aWFsPUFTSUFJT1NGT0ROTjdFWEFNUExFJTJGMjAyNDA2MTUl"
-    "MkZ1cy13ZXN0LTIlMkZiZWRyb2NrJTJGYXdzNF9yZXF1ZXN0JlgtQW16LURhdGU9MjAyNDA2MTVUMTIwMDAwWiZY"
-    "LUFtei1FeHBpcmVzPTM2MDAmWC1BbXotU2lnbmVkSGVhZGVycz1ob3N0JlgtQW16LVNlY3VyaXR5LVRva2VuPUlR"
-    "b0piM0pwWjJsdVgyVmpFWEFNUExFVE9LRU4lM0QlM0QmWC1BbXotU2lnbmF0dXJlPTI4NDNjYmE4YWVhMmI0NGIz"
-    "YjI2NGM4NTQ3YWRkMGFhNWU5YmRlYjQ2NzU3NjM0MmM3NzQzY2Y4NmEwNzViN2UmVmVyc2lvbj0x"
-)
-
+# Made as the tokens of tests/helpers.py: what stands in them, base64-decoded, after HEAD.
 PAYLOADS = [
     (
         "reserved characters in the session token",
@@ -151,9 +120,6 @@ def test_session_token_of_1000_characters():
     assert hashlib.sha256(token.encode()).hexdigest() == (
         "585eadf5751c408e5bdd18f9dbe94372d482a84e19e3da6c826e6887ca3b25b8"
     )
-
-
-# Token
 
 
 EXPIRATIONS = [
@@ -253,8 +219,7 @@ def test_copies(duplicate):
     assert same.source == "environment"
 
 
-# Credentials
-
+# --- Credentials ---------------------------------------------------------------------------
 
 FIELDS = {
     "access_key_id": "ASIAEXAMPLE",
@@ -346,8 +311,7 @@ def test_credentials_refuse(given, error, named):
         assert not secret or str(secret) not in str(raised.value)
 
 
-# get_token
-
+# --- the arguments of get_token ------------------------------------------------------------
 
 JUNK = {
     "AWS_ACCESS_KEY_ID": "AKIAJUNK",
@@ -581,8 +545,7 @@ def test_expired_credentials(seconds_ago):
     assert "profile dev (sso)" in str(raised.value)
 
 
-# provide_token
-
+# --- provide_token -------------------------------------------------------------------------
 
 class Provider:
     def __init__(self, credentials):
@@ -626,232 +589,3 @@ def test_provide_token_without_credentials(monkeypatch):
 def test_provide_token_refuses(expiry):
     with pytest.raises(ValueError, match="expiry|expires_in"):
         bt.provide_token("us-east-1", Provider(STATIC), expiry)
-
-
-# decode_token
-
-
-def pairs_of(token):
-    """Host and parameters of a token: what the rows below are made of."""
-    host, _, query = b64decode(token[len(PREFIX):]).decode().partition("?")
-    return host, query.split("&")
-
-
-def rewritten(token, **changes):
-    """The token with parameters replaced or, by None, left out; "_" stands for "-"."""
-    host, pairs = pairs_of(token)
-    for name, value in changes.items():
-        name = name.replace("_", "-")
-        place = [pair.partition("=")[0] for pair in pairs].index(name)
-        pairs[place:place + 1] = [] if value is None else [f"{name}={value}"]
-    return token_of(host + "?" + "&".join(pairs))
-
-
-def signed_by(access_key_id, scope="20240615%2Fus-east-1%2Fbedrock%2Faws4_request"):
-    return rewritten(STATIC_TOKEN, X_Amz_Credential=f"{access_key_id}%2F{scope}")
-
-
-def as_javascript(token):
-    host, pairs = pairs_of(token)
-    return token_of(host + "?" + "&".join(sorted(pairs)))
-
-
-LONG_TERM_SECRET = "zm1y0ursWUJvVeXAMPLEsecret="
-
-
-def long_term(text):
-    return "ABSK" + b64encode(text.encode()).decode()
-
-
-STATIC_SAYS = {
-    "kind": "short-term",
-    "access_key_id": "AKIAIOSFODNN7EXAMPLE",
-    "region": "us-east-1",
-    "service": "bedrock",
-    "issued_at": NOON,
-    "expires_at": NOON + TWELVE_HOURS,
-    "expires_in": 43200,
-    "temporary": False,
-}
-TEMPORARY_SAYS = {
-    "kind": "short-term",
-    "access_key_id": "ASIAIOSFODNN7EXAMPLE",
-    "region": "us-west-2",
-    "service": "bedrock",
-    "issued_at": NOON,
-    "expires_at": NOON + timedelta(hours=1),
-    "expires_in": 3600,
-    "temporary": True,
-}
-
-# Accounts: n = int.from_bytes(base64.b32decode(key_id[4:])[:6], "big"); (n & 0x7fffffffff80) >> 7
-DECODED = [
-    ("static keys", STATIC_TOKEN, STATIC_SAYS),
-    ("temporary keys", TEMPORARY_TOKEN, TEMPORARY_SAYS),
-    ("in the order of AWS's JavaScript", as_javascript(TEMPORARY_TOKEN), TEMPORARY_SAYS),
-    (
-        "account in the key id",  # the published example of the encoding
-        signed_by("ASIAQNZGKIQY56JQ7WML"),
-        {**STATIC_SAYS, "access_key_id": "ASIAQNZGKIQY56JQ7WML", "account_id": "029608264753"},
-    ),
-    (
-        "account in a key id with a digit in fifth place",
-        signed_by("ASIA2NZGKIQY56JQ7WML"),
-        {**STATIC_SAYS, "access_key_id": "ASIA2NZGKIQY56JQ7WML", "account_id": "716803032113"},
-    ),
-    (
-        "account of thirteen digits",  # there are none: the key id says something else
-        signed_by("ASIA7NZGKIQY56JQ7WML"),
-        {**STATIC_SAYS, "access_key_id": "ASIA7NZGKIQY56JQ7WML"},
-    ),
-    (
-        "first account of thirteen digits",
-        signed_by("ASIA6RVFFCAAAAAAAAAA"),
-        {**STATIC_SAYS, "access_key_id": "ASIA6RVFFCAAAAAAAAAA"},
-    ),
-    (
-        "last account of twelve digits",
-        signed_by("ASIA6RVFFB77QAAAAAAA"),
-        {**STATIC_SAYS, "access_key_id": "ASIA6RVFFB77QAAAAAAA", "account_id": "999999999999"},
-    ),
-    (
-        "key id too short for an account",
-        signed_by("ASIAQNZGKIQY56JQ"),
-        {**STATIC_SAYS, "access_key_id": "ASIAQNZGKIQY56JQ"},
-    ),
-    (
-        "key id too long for an account",
-        signed_by("ASIAQNZGKIQY56JQ7WMLQQQQQQQQ"),
-        {**STATIC_SAYS, "access_key_id": "ASIAQNZGKIQY56JQ7WMLQQQQQQQQ"},
-    ),
-    (
-        "key id that is not base32",
-        signed_by("ASIAQ189KIQY56JQ7WML"),
-        {**STATIC_SAYS, "access_key_id": "ASIAQ189KIQY56JQ7WML"},
-    ),
-    (
-        "long-term",
-        long_term(f"BedrockAPIKey-abcd-at-123456789012:{LONG_TERM_SECRET}"),
-        {
-            "kind": "long-term",
-            "user_name": "BedrockAPIKey-abcd-at-123456789012",
-            "account_id": "123456789012",
-        },
-    ),
-    (
-        "long-term, second key of the user",
-        long_term(f"BedrockAPIKey-abcd+1-at-012345678901:{LONG_TERM_SECRET}:x"),
-        {
-            "kind": "long-term",
-            "user_name": "BedrockAPIKey-abcd+1-at-012345678901",
-            "account_id": "012345678901",
-        },
-    ),
-    (
-        "long-term, -at- within the name",
-        long_term(f"BedrockAPIKey-me-at-home-at-123456789012:{LONG_TERM_SECRET}"),
-        {
-            "kind": "long-term",
-            "user_name": "BedrockAPIKey-me-at-home-at-123456789012",
-            "account_id": "123456789012",
-        },
-    ),
-]
-
-
-@pytest.mark.parametrize("token, want", cases(DECODED))
-def test_decode_token(token, want):
-    got = bt.decode_token(token)
-    assert got == want
-    for moment in (got[name] for name in ("issued_at", "expires_at") if name in got):
-        assert moment.utcoffset() == timedelta(0)
-
-
-@pytest.mark.parametrize("token", cases([(name, token) for name, token, _ in DECODED]))
-def test_decode_token_returns_no_secret(token):
-    said = str(bt.decode_token(token))
-    signature = pairs_of(TEMPORARY_TOKEN)[1][-2].partition("=")[2]
-    for secret in (signature, SESSION.rstrip("="), LONG_TERM_SECRET.rstrip("=")):
-        assert secret not in said
-
-
-def test_decode_token_reads_a_token_of_ours():
-    credentials = bt.Credentials("ASIAQNZGKIQY56JQ7WML", SECRET, "aZ09+/=%~-" * 100)
-    token = bt.get_token(credentials, "ap-southeast-2", 900, now=NOON)
-    assert bt.decode_token(token) == {
-        "kind": "short-term",
-        "access_key_id": "ASIAQNZGKIQY56JQ7WML",
-        "account_id": "029608264753",
-        "region": "ap-southeast-2",
-        "service": "bedrock",
-        "issued_at": NOON,
-        "expires_at": NOON + timedelta(minutes=15),
-        "expires_in": 900,
-        "temporary": True,
-    }
-
-
-LONG_SESSION_TOKEN = rewritten(TEMPORARY_TOKEN, X_Amz_Security_Token="A" * 1000)
-
-REFUSAL = "Bedrock API key|token"  # no error of base64 or strptime comes out as it is
-
-DAMAGED = [
-    ("empty", "", "must start with"),
-    ("prefix alone", PREFIX, REFUSAL),
-    ("wrong prefix", "sk-" + STATIC_TOKEN, "must start with"),
-    ("prefix in capitals", PREFIX.upper() + STATIC_TOKEN[len(PREFIX):], "must start with"),
-    ("not base64", PREFIX + "*" * 400, "damaged"),
-    ("not ASCII", STATIC_TOKEN + "\u00e9", "damaged"),
-    ("base64 of other text", token_of("hello"), REFUSAL),
-    ("base64 of other bytes", PREFIX + "/////w==", REFUSAL),
-    ("another host", token_of("sts." + b64decode(STATIC_TOKEN[len(PREFIX):]).decode()), REFUSAL),
-    ("another action", rewritten(STATIC_TOKEN, Action="GetCallerIdentity"), REFUSAL),
-    ("cut off at 1,024 characters", LONG_SESSION_TOKEN[:1024], "cut off"),
-    ("last character cut off", STATIC_TOKEN[:-1], "cut off"),
-    ("last four characters cut off", STATIC_TOKEN[:-4], REFUSAL),
-    ("blank before it", " " + STATIC_TOKEN, REFUSAL),
-    ("line end after it", STATIC_TOKEN + "\n", REFUSAL),
-    ("blanks inside", STATIC_TOKEN[:100] + "\n" + STATIC_TOKEN[100:], REFUSAL),
-    ("quotes around it", f'"{STATIC_TOKEN}"', REFUSAL),
-    ("quote after it", STATIC_TOKEN + '"', REFUSAL),
-    *((f"no {name}", rewritten(STATIC_TOKEN, **{name: None}), name.replace("_", "-"))
-      for name in ("X_Amz_Credential", "X_Amz_Date", "X_Amz_Expires", "X_Amz_Signature",
-                   "Version")),
-    ("parameter twice", rewritten(STATIC_TOKEN, Version="1&X-Amz-Expires=1"), "twice"),
-    ("no such day", rewritten(STATIC_TOKEN, X_Amz_Date="20240631T120000Z"), "damaged"),
-    ("half a date", rewritten(STATIC_TOKEN, X_Amz_Date="20240615"), "damaged"),
-    ("date without seconds", rewritten(STATIC_TOKEN, X_Amz_Date="20240615T1200Z"), "damaged"),
-    ("date of another day", rewritten(STATIC_TOKEN, X_Amz_Date="20240616T120000Z"), "damaged"),
-    ("lifetime in words", rewritten(STATIC_TOKEN, X_Amz_Expires="12h"), "damaged"),
-    ("lifetime with a mark", rewritten(STATIC_TOKEN, X_Amz_Expires="43_200"), "damaged"),
-    ("lifetime of nothing", rewritten(STATIC_TOKEN, X_Amz_Expires="0"), "damaged"),
-    ("negative lifetime", rewritten(STATIC_TOKEN, X_Amz_Expires="-1"), "damaged"),
-    ("lifetime too long", rewritten(STATIC_TOKEN, X_Amz_Expires="43201"), "damaged"),
-    ("scope of four parts", signed_by("AKIA", "20240615%2Fus-east-1%2Fbedrock"), "damaged"),
-    ("scope of aws5", signed_by("AKIA", "20240615%2Fus-east-1%2Fbedrock%2Faws5"), "damaged"),
-    ("long-term prefix alone", "ABSK", REFUSAL),
-    ("long-term, not base64", "ABSK" + "*" * 40, "damaged"),
-    ("long-term, other text", long_term("hello"), REFUSAL),
-    ("long-term, no secret", long_term("BedrockAPIKey-abcd-at-123456789012"), REFUSAL),
-    ("long-term, cut off", long_term("BedrockAPIKey-abcd-at-12345678"), REFUSAL),
-    ("long-term, no account", long_term(f"BedrockAPIKey-abcd:{LONG_TERM_SECRET}"), REFUSAL),
-    ("long-term, short account", long_term(f"BedrockAPIKey-a-at-123:{LONG_TERM_SECRET}"), REFUSAL),
-    ("long-term, other user", long_term(f"root-at-123456789012:{LONG_TERM_SECRET}"), REFUSAL),
-]
-
-
-@pytest.mark.parametrize("token, says", cases(DAMAGED))
-def test_decode_token_refuses(token, says):
-    with pytest.raises(ValueError, match=says) as raised:
-        bt.decode_token(token)
-    message = str(raised.value)
-    payload = STATIC_TOKEN[len(PREFIX):]
-    for secret in (payload[:20], payload[-20:], LONG_TERM_SECRET):
-        assert secret not in message
-
-
-@pytest.mark.parametrize("token", [None, 1, STATIC_TOKEN.encode(), [STATIC_TOKEN]], ids=type)
-def test_decode_token_of_another_type(token):
-    with pytest.raises(MISTAKE) as raised:
-        bt.decode_token(token)
-    assert STATIC_TOKEN[-20:] not in str(raised.value)
