@@ -6,6 +6,9 @@ import sys
 
 import pytest
 
+from tests.fake_aws import PEM, Sts
+from tests.helpers import ENV_BASE, WEB_TOKEN, known_keys, role, write_home
+
 _REMOVED = {
     "http_proxy", "https_proxy", "no_proxy", "all_proxy", "no_color",
     "ssl_cert_file", "ssl_cert_dir", "userprofile", "homedrive", "homepath",
@@ -28,6 +31,28 @@ def home(monkeypatch, tmp_path_factory):
 def environ(home):
     """An environment to extend and to pass on as `environ=`."""
     return {"HOME": str(home), "AWS_EC2_METADATA_DISABLED": "true"}
+
+
+@pytest.fixture
+def sts(environ):
+    with Sts(keys=known_keys(), web_identity_token=WEB_TOKEN) as fake:
+        environ["AWS_ENDPOINT_URL_STS"] = fake.url
+        yield fake
+
+
+@pytest.fixture
+def pem(tmp_path):
+    """Certificate and key of AWS's hosts, for `tunnel`, which is also a CA bundle."""
+    file = tmp_path / "tls.pem"
+    file.write_text(PEM)
+    return str(file)
+
+
+@pytest.fixture
+def base_role(environ):
+    """Profile p with a role, signed with the keys of the environment."""
+    write_home(environ, role("p", "P", "credential_source = Environment"))
+    environ.update(ENV_BASE)
 
 
 class _Outside:

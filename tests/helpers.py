@@ -1,14 +1,17 @@
-"""What more than one test module needs: known keys and times, a home's files, what an error shows."""
+"""What more than one test module needs: keys, times, files of a home, what an error shows."""
 
+import json
 import os
+import sys
 import traceback
 from base64 import b64encode
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
 import bedrock_token as bt
+from tests.fake_aws import role_keys
 
 # The examples of AWS's documentation.
 KEY_ID = "AKIAIOSFODNN7EXAMPLE"
@@ -33,10 +36,15 @@ MESSAGES = [{"role": "user", "content": [{"text": "Hello"}]}]
 NOON = datetime(2024, 6, 15, 12, tzinfo=timezone.utc)
 NOW = datetime(2025, 7, 1, 12, tzinfo=timezone.utc)
 LATER = "2099-01-01T00:00:00Z"
+EARLIER = "2025-07-01T11:59:59Z"
+IN_AN_HOUR = (datetime.now(timezone.utc) + timedelta(hours=1)).replace(microsecond=0)
 
 # Where the AWS CLI keeps the token of sso-session corp: printf corp | sha1sum
 SSO_CACHE = ".aws/sso/cache/ee0bfd2552fbd840c02cc48b6e823320543c450f.json"
-# And that of login_session me: printf me | sha256sum
+# And of that start URL: printf https://corp.awsapps.com/start | sha1sum
+START_URL = "https://corp.awsapps.com/start"
+LEGACY_SSO_CACHE = ".aws/sso/cache/a51746d4aa793ae07b25e90c3a5db96fc7832bd7.json"
+# And of login_session me: printf me | sha256sum
 LOGIN_CACHE = ".aws/login/cache/2744ccd10c7533bd736ad890f9dd5cab2adb27b07d500b9493f29cdc420cb2e0.json"
 
 STATIC = bt.Credentials(KEY_ID, SECRET)
@@ -107,6 +115,25 @@ def write_home(environ, config="", credentials=""):
     (folder / "credentials").write_bytes(credentials.encode())
 
 
+def key_of(role):
+    """The key id of the credentials that a fake gives out for this role."""
+    return role_keys(role)[0]
+
+
+def key_at(now, environ):
+    """The key id of profile p's credentials at that time."""
+    token = bt.get_token(None, "us-west-2", profile="p", environ=environ, now=now)
+    return bt.decode_token(token)["access_key_id"]
+
+
+def profile(name, *lines):
+    return f"[profile {name}]\n" + "".join(line + "\n" for line in lines)
+
+
+def role(name, role_name, *lines):
+    return profile(name, f"role_arn = {ARN}{role_name}", *lines)
+
+
 def everything_in(error):
     """All that a log, a debugger or an error tracker gets of an error and of those behind it."""
     texts = traceback.format_exception(type(error), error, error.__traceback__)
@@ -116,3 +143,50 @@ def everything_in(error):
         behind += [other for other in (each.__cause__, each.__context__)
                    if other is not None and other not in behind]
     return "\n".join(texts)
+
+
+# --- what the fakes of STS know ------------------------------------------------------------
+
+WEB_TOKEN = "web.identity.token"
+CREDENTIALS_FILE = "[base]\n" + keys("BASE")
+
+
+def known_keys():
+    """The keys that may sign: those of static profiles, and those other fakes give out."""
+    known = {f"AKIA{name}": (f"secret-{name}", None) for name in ("BASE", "A", "B")}
+    for name in ("container", "instance", "Signed"):
+        key_id, secret, session_token = role_keys(name)
+        known[key_id] = secret, session_token
+    return known
+
+
+# --- a home with everything ----------------------------------------------------------------
+
+BASE_PROFILE = (
+    "[profile base]\naws_access_key_id = AKIABASE\naws_secret_access_key = planted-base\n")
+SSO_SESSION = "[sso-session corp]\nsso_region = us-east-1\nsso_start_url = https://x.test/start\n"
+PROCESS_ANSWER = {"Version": 1, "AccessKeyId": "ASIAPROCESS", "SecretAccessKey": "planted"}
+STS_SETTINGS = {"keys": {"AKIABASE": ("planted-base", None)},
+                "web_identity_token": "planted.web.token"}
+ROLE_LINE = f"role_arn = {ARN}Assumed\n"
+SSO_LINES = "sso_session = corp\nsso_account_id = 123456789012\nsso_role_name = Portal\n"
+PROCESS_LINE = f'credential_process = "{sys.executable}" -I -S "{{home}}/process.py"\n'
+
+
+def furnish(home, profile_lines, expires_at=LATER):
+    """What every source needs, and a default profile with these lines."""
+    (home / "web").write_text("planted.web.token")
+    (home / "process.py").write_text(f"print({json.dumps(PROCESS_ANSWER)!r})\n")
+    caches = {
+        SSO_CACHE: {
+            "accessToken": "planted-access-token", "expiresAt": expires_at,
+            "clientId": "planted-id", "clientSecret": "planted-client-secret",
+            "refreshToken": "planted-refresh-token", "registrationExpiresAt": LATER},
+        LOGIN_CACHE: {"accessToken": {
+            "accessKeyId": "ASIALOGIN", "secretAccessKey": "planted", "sessionToken": "planted",
+            "expiresAt": LATER}},
+    }
+    for name, content in caches.items():
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text(json.dumps(content))
+    write_home({"HOME": str(home)}, f"[default]\n{profile_lines}" + BASE_PROFILE + SSO_SESSION)

@@ -65,8 +65,7 @@ def bearers(fake):
     return [token for _, _, token in given]
 
 
-# ---- The request
-
+# --- the request ---------------------------------------------------------------------------
 
 # botocore 1.44.5 makes the same of them:
 #     serializer = botocore.serialize.RestJSONSerializer()
@@ -157,8 +156,7 @@ def test_timeout_refused(timeout, error, call, runtime):
     assert runtime.requests == []
 
 
-# ---- The token
-
+# --- the token -----------------------------------------------------------------------------
 
 async def async_callable():
     raise AssertionError("is not awaited here")
@@ -279,7 +277,7 @@ def test_error_of_a_callable_passes_through(call, runtime):
     assert runtime.requests == []
 
 
-# ---- The region, and the host that goes with it
+# --- the region, and the host that goes with it --------------------------------------------
 
 # Of no running server: the region shows in the host's name alone.
 HOST = "bedrock-runtime.{}.amazonaws.com"
@@ -450,8 +448,7 @@ def test_broken_settings(variables, no_server):
         bt.converse(MODEL, MESSAGES, token=TOKEN, environ=no_server)
 
 
-# ---- Answers and retries
-
+# --- answers and retries -------------------------------------------------------------------
 
 @pytest.mark.parametrize("body", cases([
     ("the API's", ANSWER),
@@ -568,7 +565,7 @@ def test_slow_answer(runtime, environ):
     assert time.monotonic() - started < 2
 
 
-# ---- Errors
+# --- errors --------------------------------------------------------------------------------
 
 ERROR_TYPE = "x-amzn-ErrorType"
 VALIDATION = "ValidationException"
@@ -708,7 +705,7 @@ def test_error_pickles(protocol):
     assert str(again) == str(error)
 
 
-# ---- The stream
+# --- the stream ----------------------------------------------------------------------------
 
 # Made by AWS's smithy-aws-event-stream 0.3.0:
 #     EventMessage(headers={":event-type": "messageStart", ":content-type": "application/json",

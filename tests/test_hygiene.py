@@ -41,7 +41,7 @@ PUBLIC = [
 ]
 
 
-# ---- what it needs
+# --- what it needs -------------------------------------------------------------------------
 
 def imported(tree):
     """The top-level names of all modules that the code imports, wherever it does."""
@@ -105,7 +105,7 @@ def test_it_works_copied_alone_into_an_empty_folder(arguments, home, tmp_path):
     assert os.listdir(home) == []
 
 
-# ---- what it touches
+# --- what it touches -----------------------------------------------------------------------
 
 HEAVY = {
     "argparse", "asyncio", "base64", "configparser", "dataclasses", "http.client", "inspect",
@@ -199,7 +199,7 @@ def test_no_state_is_kept_in_the_module():
     assert before and state() == before
 
 
-# ---- what it says of itself
+# --- what it says of itself ----------------------------------------------------------------
 
 def test_all_public_names_are_there():
     assert bt.__all__ == PUBLIC
@@ -336,7 +336,7 @@ def test_the_licence_is_named_in_the_head():
     assert "# SPDX-License-Identifier: Apache-2.0" in SOURCE.splitlines()[:80]
 
 
-# ---- what it shows
+# --- what it shows -------------------------------------------------------------------------
 
 # A secret in any output would bring its first word along. No source line below holds it,
 # since tracebacks quote those.
@@ -623,7 +623,7 @@ def test_no_command_shows_a_secret(arguments, stdin, unhelpful, monkeypatch, cap
     assert leaks(out + err) == []
 
 
-# ---- the manual
+# --- the manual ----------------------------------------------------------------------------
 
 # Packages of the recipes that tests/interop runs; here they are only compiled.
 CLIENTS = {"anthropic", "boto3", "langchain_aws", "litellm", "openai"}
@@ -888,7 +888,7 @@ def test_the_messages_in_the_table_of_errors_exist():
     assert [row for row in rows if row not in text] == []
 
 
-# ---- the repository
+# --- the repository ------------------------------------------------------------------------
 
 def test_nothing_else_stands_at_the_top():
     if not (ROOT / ".git").exists() or shutil.which("git") is None:

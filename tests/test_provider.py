@@ -136,8 +136,7 @@ async def until(event):
         await asyncio.sleep(0.001)
 
 
-# ---- One token for as long as it is good
-
+# --- one token for as long as it is good ---------------------------------------------------
 
 @pytest.mark.parametrize("ask", cases([
     ("called", lambda provider: provider()),
@@ -282,8 +281,7 @@ def test_no_pause_after_a_failure_at_the_very_first(clock):
     assert provider().region == "us-east-1"
 
 
-# ---- Credentials that do not say when they end
-
+# --- Credentials that do not say when they end ---------------------------------------------
 
 @pytest.mark.parametrize("credentials, later, calls", cases([
     ("silent, 299 s", SILENT, 299, 1),
@@ -378,8 +376,7 @@ def test_given_credentials_are_not_looked_up_again(environ, clock):
     assert provider() is first
 
 
-# ---- Clocks that jump
-
+# --- clocks that jump ----------------------------------------------------------------------
 
 def test_clock_set_back_before_the_minting(clock):
     source = Source(LASTING)
@@ -465,8 +462,7 @@ def test_the_clock_is_the_wall_clock_unless_given():
     assert before <= bt.decode_token(token)["issued_at"].timestamp() <= time.time()
 
 
-# ---- Errors
-
+# --- errors --------------------------------------------------------------------------------
 
 class OwnError(Exception):
     pass
@@ -536,7 +532,7 @@ def test_bad_arguments_are_refused_at_once(arguments, error):
         bt.TokenProvider(LASTING, **{"region": "us-east-1", **arguments})
 
 
-# ---- Where credentials and region come from
+# --- where credentials and region come from ------------------------------------------------
 
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "AKIAENVIRONMENT", "AWS_SECRET_ACCESS_KEY": SECRET,
@@ -614,8 +610,7 @@ def test_a_rotated_file_is_noticed(old, new, says, environ, home, clock):
     assert second != first
 
 
-# ---- Threads
-
+# --- threads -------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("left", [900 - 1, 9, -HOUR], ids=["margin", "last moment", "after"])
 def test_64_threads_look_up_once(left, clock):
@@ -713,8 +708,7 @@ def test_an_interruption_while_a_valid_token_is_there(clock):
     assert bt.decode_token(provider())["access_key_id"] == OTHER.access_key_id
 
 
-# ---- asyncio
-
+# --- asyncio -------------------------------------------------------------------------------
 
 def test_async_token_does_not_block_the_loop(clock):
     async def both():
@@ -908,8 +902,7 @@ def test_a_loop_that_is_closed_while_it_waits_disturbs_nobody(clock, caplog):
     assert [record for record in caplog.records if record.name == "concurrent.futures"] == []
 
 
-# ---- Fork, copies, pickle
-
+# --- fork, copies, pickle ------------------------------------------------------------------
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -984,8 +977,7 @@ def test_a_copy_made_during_a_renewal(clock):
     assert thread.join() == [token]
 
 
-# ---- Cost
-
+# --- cost ----------------------------------------------------------------------------------
 
 @pytest.mark.skipif(sys.gettrace() is not None, reason="a tracer slows this down unevenly")
 def test_reuse_costs_at_most_a_twentieth_of_minting():

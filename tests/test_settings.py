@@ -1,15 +1,10 @@
-"""The two shared files, their syntax and where they are; then the static keys and the region
-that come out of them and of the environment."""
-
-from __future__ import annotations
+"""The two shared files, their syntax and where they are; which profile and which region count; the
+hosts that are called."""
 
 import os
 import re
 import select
 import socket
-import time
-import timeit
-from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -25,13 +20,18 @@ from bedrock_token import (
     load_credentials,
     load_region,
 )
-from tests.helpers import ENV_KEYS, NOW, cases, everything_in, keys, write_home
+from tests.fake_aws import Fake, Forever, answer, tunnel
+from tests.helpers import ENV_BASE, ENV_KEYS, NOW, cases, everything_in, keys, role, write_home
 
 NBSP = "\u00a0"
 PLANTED = "planted+secret/value"
 CREDENTIALS = Credentials("AKIAGIVEN", "secret-given")
 FILE_VARIABLES = {"config": "AWS_CONFIG_FILE", "credentials": "AWS_SHARED_CREDENTIALS_FILE"}
 LOADERS = [load_credentials, load_region]
+
+
+def parsed(text, kind="config"):
+    return _parse_config(text, "THE-FILE", kind)
 
 
 def has_number(text, number):
@@ -141,7 +141,7 @@ PROPERTIES = [
 
 @pytest.mark.parametrize("body, want", cases(PROPERTIES))
 def test_properties(body, want):
-    assert _parse_config("[profile p]\n" + body, "FILE", "config") == {("profile", "p"): want}
+    assert parsed("[profile p]\n" + body) == {("profile", "p"): want}
 
 
 # The Kelvin sign and the long s become ASCII letters when a name is folded carelessly, and
@@ -154,13 +154,13 @@ FOREIGN = " \t!\"$&'()*,<>?[\\^`{|}~\v\x7f\u00a0\u00e9\u017f\u0663\u212a"
 def test_character_outside_the_alphabet(kind, prefix, character):
     bad = f"a{character}b"
     text = f"[{prefix}p]\n{bad} = 1\n continued\nc = 2\n[{prefix}{bad}]\nc = 3\nnot a property\n"
-    assert _parse_config(text, "FILE", kind) == {("profile", "p"): {"c": "2"}}
+    assert parsed(text, kind) == {("profile", "p"): {"c": "2"}}
 
 
 @pytest.mark.parametrize("character", "#;]", ids=ascii)
 def test_sign_outside_the_alphabet_of_properties(character):
     text = f"[profile p]\na{character}b = 1\nc = 2\n"
-    assert _parse_config(text, "FILE", "config") == {("profile", "p"): {"c": "2"}}
+    assert parsed(text) == {("profile", "p"): {"c": "2"}}
 
 
 # --- syntax: sections ----------------------------------------------------------------------
@@ -269,7 +269,7 @@ SECTIONS = [
 
 @pytest.mark.parametrize("kind, text, want", cases(SECTIONS))
 def test_sections(kind, text, want):
-    assert _parse_config(text, "FILE", kind) == want
+    assert parsed(text, kind) == want
 
 
 # --- syntax: errors ------------------------------------------------------------------------
@@ -313,7 +313,7 @@ BROKEN = [
 @pytest.mark.parametrize("text, line", cases(BROKEN))
 def test_broken_line(text, line, kind):
     with pytest.raises(CredentialsError) as raised:
-        _parse_config(text, "THE-FILE", kind)
+        parsed(text, kind)
     assert "THE-FILE" in str(raised.value)
     assert has_number(str(raised.value), line)
     assert PLANTED not in everything_in(raised.value)
@@ -330,33 +330,6 @@ def test_broken_line_in_a_file(environ, tmp_path, kind, load):
     assert str(path) in message
     assert has_number(message.replace(str(path), ""), 5)
     assert PLANTED not in everything_in(raised.value)
-
-
-# --- cost ----------------------------------------------------------------------------------
-
-GROWING = [
-    ("profiles", 500,
-     lambda n: "".join(f"[profile p{i}]\na = 1\nb =\n c = 2\n" for i in range(n))),
-    ("one profile again and again", 500, lambda n: "[default]\na = 1\n" * n),
-    ("properties", 1000, lambda n: "[default]\n" + "".join(f"a{i} = 1\n" for i in range(n))),
-    ("continuations", 4000, lambda n: "[default]\na = 1\n" + " 2\n" * n),
-    ("blank lines", 5000, lambda n: "[default]\na = 1\n" + "\n" * n + " 2\n"),
-    ("blanks in a value", 500, lambda n: "[default]\na = 1" + " \t" * n + "2 #\n"),
-    ("number signs in a value", 1000, lambda n: "[default]\na = 1" + "#;" * n + "2\n"),
-    ("blanks in a header", 500, lambda n: "[profile" + " " * n + "p" + " " * n + "]#\n"),
-]
-
-
-@pytest.mark.parametrize("size, make", cases(GROWING))
-def test_cost_is_linear(size, make):
-    def cost(text):
-        # Processor time, since other programs take theirs from the clock on the wall.
-        return min(timeit.repeat(lambda: _parse_config(text, "FILE", "config"),
-                                 timer=time.process_time, number=1, repeat=7))
-
-    # Eight times the input may take eight times as long; what is quadratic takes 64 times. The
-    # constant is a few ticks of a coarse clock.
-    assert cost(make(8 * size)) < 24 * cost(make(size)) + 0.05
 
 
 # --- reading -------------------------------------------------------------------------------
@@ -574,210 +547,6 @@ def test_default_is_not_inherited(environ, body):
         load_region("dev", environ=environ)
 
 
-# --- static keys ---------------------------------------------------------------------------
-
-ID_A, SECRET_A = "aws_access_key_id = AKIAA\n", "aws_secret_access_key = secret-a\n"
-ID_B, SECRET_B = "aws_access_key_id = AKIAB\n", "aws_secret_access_key = secret-b\n"
-TOKEN_B = "aws_session_token = token-b\n"
-
-# What stands in the profile in config and in credentials.
-STATIC = [
-    ("credentials alone", "", ID_B + SECRET_B, ("AKIAB", "secret-b", None)),
-    ("config alone", ID_A + SECRET_A, "", ("AKIAA", "secret-a", None)),
-    ("session token", "", ID_B + SECRET_B + TOKEN_B, ("AKIAB", "secret-b", "token-b")),
-    ("empty session token", "", ID_B + SECRET_B + "aws_session_token =\n",
-     ("AKIAB", "secret-b", None)),
-    ("credentials over config", ID_A + SECRET_A, ID_B + SECRET_B, ("AKIAB", "secret-b", None)),
-    ("half in each", ID_A, SECRET_B, ("AKIAA", "secret-b", None)),
-    ("the other half in each", SECRET_A, ID_B, ("AKIAB", "secret-a", None)),
-    ("key by key", ID_A + SECRET_A, SECRET_B, ("AKIAA", "secret-b", None)),
-    ("session token in the other file", ID_A + SECRET_A, TOKEN_B,
-     ("AKIAA", "secret-a", "token-b")),
-    ("names in capitals", "", (ID_B + SECRET_B).replace("aws_", "AWS_"),
-     ("AKIAB", "secret-b", None)),
-    ("= and + and / in the secret", "", ID_B + "aws_secret_access_key = a+b/c=d==\n",
-     ("AKIAB", "a+b/c=d==", None)),
-]
-
-
-@pytest.mark.parametrize("config, credentials, want", cases(STATIC))
-@pytest.mark.parametrize("in_config, in_credentials, name", [
-    ("[default]", "[default]", None),
-    ("[profile default]", "[default]", None),
-    ("[profile dev]", "[dev]", "dev"),
-])
-def test_static_keys(environ, in_config, in_credentials, name, config, credentials, want):
-    write_home(environ, f"{in_config}\nregion = us-west-2\n{config}",
-               f"{in_credentials}\n{credentials}")
-    got = load_credentials(name, environ=environ)
-    assert (got.access_key_id, got.secret_access_key, got.session_token) == want
-    assert got.expiration is None
-    assert f"profile {name or 'default'}" in got.source
-    assert load_region(name, environ=environ) == "us-west-2"
-
-
-def test_region_in_the_credentials_file_wins(environ):
-    write_home(environ, "[profile dev]\nregion = us-west-1\n",
-               "[dev]\nregion = us-west-2\n" + keys("DEV"))
-    assert load_region("dev", environ=environ) == "us-west-2"
-
-
-HALVES = [
-    ("no secret", "", ID_B, "aws_secret_access_key"),
-    ("no id", "", SECRET_B, "aws_access_key_id"),
-    ("no secret in config", ID_A, "", "aws_secret_access_key"),
-    ("empty secret", "", ID_B + "aws_secret_access_key =\n", "aws_secret_access_key"),
-    ("empty id", "", SECRET_B + "aws_access_key_id = # none\n", "aws_access_key_id"),
-    ("session token does not count", "", ID_B + TOKEN_B, "aws_secret_access_key"),
-    ("an empty one hides the other file's", ID_A + SECRET_A, "aws_secret_access_key =\n",
-     "aws_secret_access_key"),
-]
-
-
-@pytest.mark.parametrize("config, credentials, missing", cases(HALVES))
-def test_half_a_pair_in_a_profile(environ, config, credentials, missing):
-    write_home(environ, "[profile dev]\n" + config, "[dev]\n" + credentials)
-    with pytest.raises(CredentialsError) as raised:
-        load_credentials("dev", environ=environ)
-    assert f"{missing} is not" in str(raised.value)
-    assert "dev" in str(raised.value)
-    assert "secret-" not in everything_in(raised.value)
-
-
-@pytest.mark.parametrize("body", cases([
-    ("id", "aws_access_key_id =\n a = b\n" + SECRET_B + "region =\n a = b\n"),
-    ("secret", ID_B + "aws_secret_access_key =\n a = b\nregion =\n a = b\n"),
-    ("both", "aws_access_key_id =\n a = b\naws_secret_access_key =\n c = d\nregion =\n a = b\n"),
-]))
-def test_sub_properties_where_a_value_belongs(environ, body):
-    write_home(environ, credentials="[default]\n" + body)
-    for load in LOADERS:
-        with pytest.raises(BedrockTokenError):
-            load(environ=environ)
-
-
-# A property, and as it stands in the file a value that no key has.
-DAMAGED = [
-    ("space in the id", "aws_access_key_id", f"AKIA {PLANTED}"),
-    ("space in the secret", "aws_secret_access_key", f"secret {PLANTED}"),
-    ("tab in the secret", "aws_secret_access_key", f"secret\t{PLANTED}"),
-    ("continued secret", "aws_secret_access_key", f"secret\n {PLANTED}"),
-    ("NUL in the secret", "aws_secret_access_key", f"secret\0{PLANTED}"),
-    ("VT at the end of the secret", "aws_secret_access_key", f"{PLANTED}\v"),
-    ("DEL in the id", "aws_access_key_id", f"AKIA\x7f{PLANTED}"),
-    ("continued session token", "aws_session_token", f"token\n {PLANTED}"),
-    ("CR in the session token", "aws_session_token", f"token\rx{PLANTED}"),
-]
-
-
-@pytest.mark.parametrize("name, value", cases(DAMAGED))
-def test_damaged_key_in_a_profile(environ, name, value):
-    pair = {"aws_access_key_id": "AKIADEV", "aws_secret_access_key": "secret-dev", name: value}
-    write_home(environ, credentials="[dev]\n" + "".join(f"{k} = {v}\n" for k, v in pair.items()))
-    with pytest.raises(CredentialsError) as raised:
-        load_credentials("dev", environ=environ)
-    assert "dev" in str(raised.value)
-    assert PLANTED not in everything_in(raised.value)
-
-
-# --- keys in the environment ---------------------------------------------------------------
-
-# With a default profile that has keys of its own.
-ENVIRONMENT = [
-    ("keys", None, ENV_KEYS, ("AKIAENV", "secret-env", None, "environment")),
-    ("keys and session token", None, {**ENV_KEYS, "AWS_SESSION_TOKEN": "token-env"},
-     ("AKIAENV", "secret-env", "token-env", "environment")),
-    ("blank session token", None, {**ENV_KEYS, "AWS_SESSION_TOKEN": " "},
-     ("AKIAENV", "secret-env", None, "environment")),
-    ("no keys", None, {}, ("AKIADEFAULT", "secret-DEFAULT", None, "profile default")),
-    ("blank keys", None, {"AWS_ACCESS_KEY_ID": " \t", "AWS_SECRET_ACCESS_KEY": ""},
-     ("AKIADEFAULT", "secret-DEFAULT", None, "profile default")),
-    ("session token alone", None, {"AWS_SESSION_TOKEN": "token-env"},
-     ("AKIADEFAULT", "secret-DEFAULT", None, "profile default")),
-    ("AWS_PROFILE does not hide keys", None, {**ENV_KEYS, "AWS_PROFILE": "dev"},
-     ("AKIAENV", "secret-env", None, "environment")),
-    ("AWS_PROFILE of nobody is not reached", None, {**ENV_KEYS, "AWS_PROFILE": "nobody"},
-     ("AKIAENV", "secret-env", None, "environment")),
-    ("a profile in code hides keys", "dev", {**ENV_KEYS, "AWS_SESSION_TOKEN": "token-env"},
-     ("AKIADEV", "secret-DEV", None, "profile dev")),
-    ("default in code hides keys", "default", ENV_KEYS,
-     ("AKIADEFAULT", "secret-DEFAULT", None, "profile default")),
-    ("a profile in code hides half a pair", "dev", {"AWS_ACCESS_KEY_ID": "AKIAENV"},
-     ("AKIADEV", "secret-DEV", None, "profile dev")),
-    ("a profile in code hides a bad expiration", "dev",
-     {**ENV_KEYS, "AWS_CREDENTIAL_EXPIRATION": "tomorrow"},
-     ("AKIADEV", "secret-DEV", None, "profile dev")),
-]
-
-
-@pytest.mark.parametrize("profile, variables, want", cases(ENVIRONMENT))
-def test_environment(environ, profile, variables, want):
-    write_home(environ,
-               credentials=f"[default]\n{keys('DEFAULT')}[dev]\n{keys('DEV')}")
-    got = load_credentials(profile, environ={**environ, **variables})
-    *values, source = want
-    assert [got.access_key_id, got.secret_access_key, got.session_token] == values
-    assert got.source == source if source == "environment" else source in got.source
-
-
-@pytest.mark.parametrize("variables, missing", cases([
-    ("no secret", {"AWS_ACCESS_KEY_ID": "AKIAENV"}, "AWS_SECRET_ACCESS_KEY"),
-    ("no id", {"AWS_SECRET_ACCESS_KEY": PLANTED}, "AWS_ACCESS_KEY_ID"),
-    ("blank secret", {**ENV_KEYS, "AWS_SECRET_ACCESS_KEY": " "}, "AWS_SECRET_ACCESS_KEY"),
-    ("blank id", {"AWS_SECRET_ACCESS_KEY": PLANTED, "AWS_ACCESS_KEY_ID": "\t"},
-     "AWS_ACCESS_KEY_ID"),
-]))
-def test_half_a_pair_in_the_environment(environ, variables, missing):
-    # The profile has the other half and a whole pair: neither may be used.
-    write_home(environ, credentials="[default]\n" + keys("DEFAULT"))
-    with pytest.raises(CredentialsError) as raised:
-        load_credentials(environ={**environ, **variables})
-    assert missing in str(raised.value)
-    assert PLANTED not in everything_in(raised.value)
-
-
-@pytest.mark.parametrize("variable, value", cases([
-    ("space in the id", "AWS_ACCESS_KEY_ID", f"AKIA {PLANTED}"),
-    ("newline in the id", "AWS_ACCESS_KEY_ID", f"AKIA\n{PLANTED}"),
-    ("space in the secret", "AWS_SECRET_ACCESS_KEY", f"secret {PLANTED}"),
-    ("CRLF in the secret", "AWS_SECRET_ACCESS_KEY", f"secret\r\n{PLANTED}"),
-    ("ESC in the secret", "AWS_SECRET_ACCESS_KEY", f"secret\x1b[0m{PLANTED}"),
-    ("newline in the session token", "AWS_SESSION_TOKEN", f"token\n{PLANTED}"),
-    ("tab in the session token", "AWS_SESSION_TOKEN", f"token\t{PLANTED}"),
-]))
-def test_damaged_key_in_the_environment(environ, variable, value):
-    with pytest.raises(CredentialsError) as raised:
-        load_credentials(environ={**environ, **ENV_KEYS, variable: value})
-    assert variable in str(raised.value)
-    assert PLANTED not in everything_in(raised.value)
-
-
-@pytest.mark.parametrize("value, want", cases([
-    ("Z", "2099-01-02T03:04:05Z", (2099, 1, 2, 3, 4, 5)),
-    ("fraction and Z", "2099-01-02T03:04:05.000Z", (2099, 1, 2, 3, 4, 5)),
-    ("+00:00", "2099-01-02T03:04:05+00:00", (2099, 1, 2, 3, 4, 5)),
-    ("east of Greenwich", "2099-01-02T03:04:05+02:00", (2099, 1, 2, 1, 4, 5)),
-    ("west of Greenwich", "2099-01-02T23:04:05-02:00", (2099, 1, 3, 1, 4, 5)),
-    ("blank", " ", None),
-]))
-def test_expiration_in_the_environment(environ, value, want):
-    got = load_credentials(environ={**environ, **ENV_KEYS, "AWS_CREDENTIAL_EXPIRATION": value})
-    assert got.expiration == (want and datetime(*want, tzinfo=timezone.utc))
-    assert want is None or got.expiration.tzinfo is not None
-
-
-@pytest.mark.parametrize("value", ["tomorrow", "2099-13-02T03:04:05Z", "2099-01-02T03:04:05Zulu"])
-def test_malformed_expiration_in_the_environment(environ, value):
-    environ.update(ENV_KEYS, AWS_CREDENTIAL_EXPIRATION=value)
-    with pytest.raises(CredentialsError, match="AWS_CREDENTIAL_EXPIRATION"):
-        load_credentials(environ=environ)
-
-
-def test_nothing_configured(environ):
-    with pytest.raises(NoCredentialsError):
-        load_credentials(environ=environ)
-
-
 # --- region --------------------------------------------------------------------------------
 
 # The argument, the environment, the region of profile dev, and the one that counts.
@@ -876,3 +645,205 @@ def test_home_of_another_user_is_not_ours(environ, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     environ["AWS_CONFIG_FILE"] = "~no.such.user/config"
     assert load_region("p", environ=environ) == "eu-west-3"
+
+
+def test_region_in_the_credentials_file_wins(environ):
+    write_home(environ, "[profile dev]\nregion = us-west-1\n",
+               "[dev]\nregion = us-west-2\n" + keys("DEV"))
+    assert load_region("dev", environ=environ) == "us-west-2"
+
+
+# --- where STS is --------------------------------------------------------------------------
+
+FIPS = {"AWS_USE_FIPS_ENDPOINT": "true"}
+DUALSTACK = {"AWS_USE_DUALSTACK_ENDPOINT": "true"}
+LEGACY = {"AWS_STS_REGIONAL_ENDPOINTS": "legacy"}
+FLAGS = [{}, FIPS, DUALSTACK, {**FIPS, **DUALSTACK}]
+
+# As botocore 1.44.5 resolves them, plain, FIPS, dualstack, both:
+#
+#     rules = loader.load_service_model("sts", "endpoint-rule-set-1")
+#     EndpointProvider(rules, loader.load_data("partitions")).resolve_endpoint(
+#         Region=region, UseFIPS=fips, UseDualStack=dualstack, UseGlobalEndpoint=False).url
+STS_HOSTS = {
+    "us-east-1": [
+        "sts.us-east-1.amazonaws.com", "sts-fips.us-east-1.amazonaws.com",
+        "sts.us-east-1.api.aws", "sts-fips.us-east-1.api.aws",
+    ],
+    "us-gov-west-1": [
+        "sts.us-gov-west-1.amazonaws.com", "sts.us-gov-west-1.amazonaws.com",
+        "sts.us-gov-west-1.api.aws", "sts-fips.us-gov-west-1.api.aws",
+    ],
+    "cn-north-1": [
+        "sts.cn-north-1.amazonaws.com.cn", "sts-fips.cn-north-1.amazonaws.com.cn",
+        "sts.cn-north-1.api.amazonwebservices.com.cn",
+        "sts-fips.cn-north-1.api.amazonwebservices.com.cn",
+    ],
+    "us-iso-east-1": [
+        "sts.us-iso-east-1.c2s.ic.gov", "sts-fips.us-iso-east-1.c2s.ic.gov",
+        "sts.us-iso-east-1.api.aws.ic.gov", "sts-fips.us-iso-east-1.api.aws.ic.gov",
+    ],
+    "us-isob-east-1": [
+        "sts.us-isob-east-1.sc2s.sgov.gov", "sts-fips.us-isob-east-1.sc2s.sgov.gov",
+        "sts.us-isob-east-1.api.aws.scloud", "sts-fips.us-isob-east-1.api.aws.scloud",
+    ],
+    "us-isof-south-1": [
+        "sts.us-isof-south-1.csp.hci.ic.gov", "sts-fips.us-isof-south-1.csp.hci.ic.gov",
+        "sts.us-isof-south-1.api.aws.hci.ic.gov", "sts-fips.us-isof-south-1.api.aws.hci.ic.gov",
+    ],
+    "eu-isoe-west-1": [
+        "sts.eu-isoe-west-1.cloud.adc-e.uk", "sts-fips.eu-isoe-west-1.cloud.adc-e.uk",
+        "sts.eu-isoe-west-1.api.cloud-aws.adc-e.uk",
+        "sts-fips.eu-isoe-west-1.api.cloud-aws.adc-e.uk",
+    ],
+    "eusc-de-east-1": [
+        "sts.eusc-de-east-1.amazonaws.eu", "sts-fips.eusc-de-east-1.amazonaws.eu",
+        "sts.eusc-de-east-1.api.amazonwebservices.eu",
+        "sts-fips.eusc-de-east-1.api.amazonwebservices.eu",
+    ],
+}
+HOSTS = [
+    *[(f"{region} {sorted(flags)}", {"AWS_REGION": region, **flags}, host)
+      for region, hosts in STS_HOSTS.items() for flags, host in zip(FLAGS, hosts)],
+    ("regional", {"AWS_REGION": "eu-west-1", "AWS_STS_REGIONAL_ENDPOINTS": "regional"},
+     "sts.eu-west-1.amazonaws.com"),
+    ("legacy, old region", {"AWS_REGION": "eu-west-1", **LEGACY}, "sts.amazonaws.com"),
+    ("legacy, newer region", {"AWS_REGION": "eu-south-1", **LEGACY},
+     "sts.eu-south-1.amazonaws.com"),
+    ("legacy, other partition", {"AWS_REGION": "cn-north-1", **LEGACY},
+     "sts.cn-north-1.amazonaws.com.cn"),
+    # The same rules with UseGlobalEndpoint=True.
+    ("legacy FIPS", {"AWS_REGION": "us-east-1", **LEGACY, **FIPS},
+     "sts-fips.us-east-1.amazonaws.com"),
+    ("legacy dualstack", {"AWS_REGION": "us-east-1", **LEGACY, **DUALSTACK},
+     "sts.us-east-1.api.aws"),
+    ("no region", {}, "sts.amazonaws.com"),
+    ("AWS_DEFAULT_REGION", {"AWS_DEFAULT_REGION": "ap-south-1"}, "sts.ap-south-1.amazonaws.com"),
+    ("FIPS in capitals", {"AWS_REGION": "us-east-1", "AWS_USE_FIPS_ENDPOINT": "TRUE"},
+     "sts-fips.us-east-1.amazonaws.com"),
+    ("FIPS off", {"AWS_REGION": "us-east-1", "AWS_USE_FIPS_ENDPOINT": "false"},
+     "sts.us-east-1.amazonaws.com"),
+]
+
+
+def host_asked(environ, pem):
+    """Which host the credentials of profile p are asked from. It has no certificate, mostly."""
+    with Fake(faults=[Forever(tunnel(pem))]) as proxy:
+        with pytest.raises(CredentialsError):
+            load_credentials("p", environ={**environ, "HTTPS_PROXY": proxy.url,
+                                           "AWS_CA_BUNDLE": pem})
+    assert proxy.requests[0].method == "CONNECT"
+    return proxy.requests[0].path
+
+
+@pytest.mark.parametrize("variables, want", cases(HOSTS))
+def test_host(environ, base_role, pem, variables, want):
+    assert host_asked({**environ, **variables}, pem) == want + ":443"
+
+
+@pytest.mark.parametrize("line, want", [
+    ("region = eu-west-1", "sts.eu-west-1.amazonaws.com"),
+    ("use_fips_endpoint = true", "sts-fips.us-east-1.amazonaws.com"),
+    ("use_dualstack_endpoint = true", "sts.us-east-1.api.aws"),
+    ("sts_regional_endpoints = legacy", "sts.amazonaws.com"),
+])
+def test_host_by_the_profile(environ, pem, line, want):
+    write_home(environ, role("p", "P", "credential_source = Environment", "region = us-east-1",
+                             line))
+    environ.update(ENV_BASE)
+    assert host_asked(environ, pem) == want + ":443"
+
+
+def test_host_without_a_proxy(environ, base_role, nobody_answers):
+    with pytest.raises(CredentialsError, match="sts.us-west-2.amazonaws.com"):
+        load_credentials("p", environ={**environ, "AWS_REGION": "us-west-2"})
+    assert set(nobody_answers) == {("sts.us-west-2.amazonaws.com", 443)}
+
+
+def test_malformed_region_for_sts(environ, sts, base_role):
+    with pytest.raises(NoRegionError, match="AWS_REGION"):
+        load_credentials("p", environ={**environ, "AWS_REGION": "evil.example.com/"})
+    assert sts.requests == []
+
+
+# --- endpoint URLs -------------------------------------------------------------------------
+
+# Each place of an endpoint URL: variables, lines of the profile; its host. First hit wins.
+ENDPOINT_PLACES = [
+    ("service.test", {"AWS_ENDPOINT_URL_STS": "http://service.test"}, ""),
+    ("global.test", {"AWS_ENDPOINT_URL": "http://global.test/"}, ""),
+    ("section.test", {}, "services = local"),
+    ("profile.test", {}, "endpoint_url = http://profile.test"),
+]
+SERVICES = "[services local]\nsso =\n endpoint_url = http://sso.test\n" \
+    "sts =\n endpoint_url = http://section.test\n"
+
+
+def endpoint_asked(environ):
+    with Fake(faults=[answer(403)]) as proxy:
+        with pytest.raises(CredentialsError):
+            load_credentials("p", environ={**environ, "HTTP_PROXY": proxy.url})
+    [request] = proxy.requests
+    return request.path
+
+
+@pytest.mark.parametrize("first", range(len(ENDPOINT_PLACES)))
+def test_endpoint_url_places(environ, first):
+    hosts, variables, lines = zip(*ENDPOINT_PLACES[first:])
+    write_home(environ, SERVICES + role("p", "P", "credential_source = Environment", *lines))
+    for each in ({"AWS_ENDPOINT_URL_SSO": "http://sso.test"}, ENV_BASE, *variables):
+        environ.update(each)
+    assert endpoint_asked(environ) == f"http://{hosts[0]}/"
+
+
+@pytest.mark.parametrize("services", [
+    "sts =\n endpoint_url =\n", "sso =\n endpoint_url = http://sso.test\n", "sts = x\n",
+    "sts =\n region = x\n", "",
+], ids=repr)
+def test_services_section_without_a_url(environ, services):
+    write_home(environ, "[services local]\n" + services + role(
+        "p", "P", "credential_source = Environment", "services = local",
+        "endpoint_url = http://profile.test"))
+    assert endpoint_asked({**environ, **ENV_BASE}) == "http://profile.test/"
+
+
+def test_services_section_that_is_missing(environ):
+    write_home(environ, role("p", "P", "credential_source = Environment", "services = nobody"))
+    with pytest.raises(CredentialsError, match="nobody"):
+        load_credentials("p", environ={**environ, **ENV_BASE})
+
+
+@pytest.mark.parametrize("variables, line", [
+    ({"AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true"}, ""),
+    ({"AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "True"}, ""),
+    ({}, "ignore_configured_endpoint_urls = true"),
+])
+def test_ignored_endpoint_urls(environ, pem, variables, line):
+    _, in_environment, lines = zip(*ENDPOINT_PLACES)
+    write_home(environ, SERVICES + role("p", "P", "credential_source = Environment", line, *lines))
+    for each in (ENV_BASE, variables, *in_environment):
+        environ.update(each)
+    assert host_asked(environ, pem) == "sts.amazonaws.com:443"
+
+
+@pytest.mark.parametrize("url", [
+    "127.0.0.1:80", "ftp://service.test", "http://", "http://user:planted@service.test",
+    "http://service.test/?x=1", "http://service.test/#x", "http://service.test\\@other.test",
+    "http://service.test:99999", "http://service.test:x", "http://service .test",
+    "file:///etc/passwd",
+])
+def test_malformed_endpoint_url(environ, base_role, url):
+    with pytest.raises(CredentialsError, match="endpoint") as raised:
+        load_credentials("p", environ={**environ, "AWS_ENDPOINT_URL_STS": url})
+    assert "planted" not in everything_in(raised.value)
+
+
+@pytest.mark.parametrize("url", ["http://service.test:8080/", "HTTP://service.test:8080"])
+def test_endpoint_url_with_a_port(environ, base_role, url):
+    environ["AWS_ENDPOINT_URL_STS"] = url
+    assert endpoint_asked(environ).lower() == "http://service.test:8080/"
+
+
+def test_endpoint_url_with_https_in_capitals(environ, base_role, pem):
+    environ["AWS_ENDPOINT_URL_STS"] = "HTTPS://service.test"
+    assert host_asked(environ, pem) == "service.test:443"
