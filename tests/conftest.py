@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.fake_aws import PEM, Sts
+from tests.fake_aws import PEM, BedrockRuntime, Sts
 from tests.helpers import ENV_BASE, WEB_TOKEN, known_keys, role, write_home
 
 _REMOVED = {
@@ -53,6 +53,14 @@ def base_role(environ):
     """Profile p with a role, signed with the keys of the environment."""
     write_home(environ, role("p", "P", "credential_source = Environment"))
     environ.update(ENV_BASE)
+
+
+@pytest.fixture
+def runtime(environ):
+    """A Bedrock to which the environment leads."""
+    with BedrockRuntime() as fake:
+        environ.update(AWS_ENDPOINT_URL_BEDROCK_RUNTIME=fake.url, AWS_REGION="us-east-1")
+        yield fake
 
 
 class _Outside:

@@ -107,6 +107,14 @@ def hang(handler):
     handler.close_connection = True
 
 
+def raw(data):
+    """These bytes, be they an answer in HTTP or not."""
+    def send(handler):
+        handler.wfile.write(data)
+        handler.close_connection = True
+    return send
+
+
 def huge(body=b"", size=10_000_000):
     """The body, followed by spaces up to a size that nothing announces."""
     def send(handler):

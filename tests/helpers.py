@@ -1,8 +1,11 @@
 """What more than one test module needs: keys, times, files of a home, what an error shows."""
 
+import asyncio
 import json
 import os
 import sys
+import threading
+import time
 import traceback
 from base64 import b64encode
 from datetime import datetime, timedelta, timezone
@@ -30,6 +33,7 @@ PREFIX = "bedrock-api-key-"
 
 ARN = "arn:aws:iam::123456789012:role/"
 ROLE = ARN + "reader"
+MODEL = "amazon.nova-micro-v1:0"
 MESSAGES = [{"role": "user", "content": [{"text": "Hello"}]}]
 
 # When the literal tokens and signatures were made; and a later moment for everything else.
@@ -100,6 +104,95 @@ class Clock:
 
     def __call__(self):
         return self.now
+
+
+class Source:
+    """A source of credentials: gives its answers in turn, the last for good; raises the errors.
+
+    A look-up says so by `entered`, and waits while `gate` is closed.
+    """
+
+    def __init__(self, *answers, is_open=True):
+        self.answers = list(answers)
+        self.callers = []
+        self.entered = threading.Event()
+        self.gate = threading.Event()
+        if is_open:
+            self.gate.set()
+
+    def __call__(self):
+        self.callers.append(threading.get_ident())
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        self.entered.set()
+        assert self.gate.wait(5), "nobody opened the gate"
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    @property
+    def calls(self):
+        return len(self.callers)
+
+
+class Threads:
+    """Threads that do the same, released at once, and what came out of each."""
+
+    def __init__(self, work, count=1):
+        self.outcomes = [None] * count
+        self._start = threading.Barrier(count)
+        self._threads = [
+            threading.Thread(target=self._run, args=(work, number), daemon=True)
+            for number in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, work, number):
+        try:
+            self._start.wait(5)
+            self.outcomes[number] = work()
+        except BaseException as error:
+            self.outcomes[number] = error
+
+    def until_waiting(self):
+        """Return when each of them is inside our code and waits there, be it in the source."""
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            frames = sys._current_frames()
+            if all(self._waits(frames.get(thread.ident)) for thread in self._threads):
+                return self
+            time.sleep(0.001)
+        raise AssertionError("the threads do not wait")
+
+    @staticmethod
+    def _waits(frame):
+        stack = []
+        while frame:
+            stack.append((frame.f_code.co_filename, frame.f_code.co_name))
+            frame = frame.f_back
+        return stack[:1] == [(threading.__file__, "wait")] and bt.__file__ in dict(stack)
+
+    def join(self):
+        for thread in self._threads:
+            thread.join(5)
+            assert not thread.is_alive(), "a thread hangs"
+        return self.outcomes
+
+
+def run(coroutine):
+    """What the coroutine returns, within 5 seconds."""
+    async def bounded():
+        return await asyncio.wait_for(coroutine, 5)
+
+    return asyncio.run(bounded())
+
+
+async def until(event):
+    """Wait for an Event of threading, and let the loop go on."""
+    deadline = time.monotonic() + 5
+    while not event.is_set():
+        assert time.monotonic() < deadline, "it never happened"
+        await asyncio.sleep(0.001)
 
 
 def keys(name):

@@ -15,7 +15,7 @@ import pytest
 from bedrock_token import Credentials, CredentialsError, load_credentials
 from tests.fake_aws import (
     PEM, Container, Fake, Forever, Imds, Oidc, Proxy, SsoPortal, Sts, answer, close, drip, hang,
-    html, huge, redirect, refused_url, truncated, tunnel,
+    html, huge, raw, redirect, refused_url, truncated, tunnel,
 )
 from tests.helpers import (
     EARLIER, ENV_BASE, LATER, ROLE_LINE, SSO_CACHE, SSO_LINES, STS_SETTINGS, cases, everything_in,
@@ -136,14 +136,6 @@ def quote(handler):
     answer(403, {"message": f"{handler.requestline} {handler.headers}"})(handler)
 
 
-def raw(text):
-    """Not an answer in HTTP, but this."""
-    def send(handler):
-        handler.wfile.write(text.encode())
-        handler.close_connection = True
-    return send
-
-
 # Faults, made for a service; how often it is asked; the errors, where they are not all
 # CredentialsError.
 NOWHERE = {"imds token": "NoCredentialsError"}
@@ -152,11 +144,11 @@ FAULTS = [
     ("500 for ever", lambda remote: [Forever(answer(500))], 3, {}),
     ("cut off", lambda remote: [Forever(truncated(good(remote)))], 3, NOWHERE),
     ("endless", lambda remote: [Forever(huge(good(remote).encode()))], 3, NOWHERE),
-    ("not HTTP", lambda remote: [raw(good(remote) + "\n")], 1, NOWHERE),
+    ("not HTTP", lambda remote: [raw(good(remote).encode() + b"\n")], 1, NOWHERE),
     ("header without end",
-     lambda remote: [raw("HTTP/1.1 200 OK\r\nX: " + 70_000 * "planted")], 1, NOWHERE),
+     lambda remote: [raw(b"HTTP/1.1 200 OK\r\nX: " + 70_000 * b"planted")], 1, NOWHERE),
     ("damaged chunks", lambda remote: [
-        raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nplanted\r\n")], 1, NOWHERE),
+        raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nplanted\r\n")], 1, NOWHERE),
     ("400", lambda remote: [answer(400)], 1, {}),
     ("403", lambda remote: [html(403)], 1, NOWHERE),
     ("404", lambda remote: [answer(404)], 1, NOWHERE),

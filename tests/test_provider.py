@@ -7,17 +7,15 @@ import inspect
 import os
 import pickle
 import signal
-import sys
 import threading
 import time
-import timeit
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 
 import pytest
 
 import bedrock_token as bt
-from tests.helpers import SECRET, Clock, cases
+from tests.helpers import SECRET, Clock, Source, Threads, cases, run, until
 
 # Soon after 1970: there a float still tells a nanosecond.
 START = 1000.0
@@ -38,34 +36,6 @@ OTHER = keys(START + 1000 * HOUR, "OTHER")
 SILENT = keys()
 
 
-class Source:
-    """A source of credentials: gives its answers in turn, the last for good; raises the errors.
-
-    A look-up says so by `entered`, and waits while `gate` is closed.
-    """
-
-    def __init__(self, *answers, is_open=True):
-        self.answers = list(answers)
-        self.callers = []
-        self.entered = threading.Event()
-        self.gate = threading.Event()
-        if is_open:
-            self.gate.set()
-
-    def __call__(self):
-        self.callers.append(threading.get_ident())
-        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        self.entered.set()
-        assert self.gate.wait(5), "nobody opened the gate"
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
-
-    @property
-    def calls(self):
-        return len(self.callers)
-
-
 @pytest.fixture
 def clock():
     return Clock(START)
@@ -73,67 +43,6 @@ def clock():
 
 def provider_of(source, clock, expires_in=12 * HOUR):
     return bt.TokenProvider(source, "us-east-1", expires_in, clock=clock)
-
-
-class Threads:
-    """Threads that do the same, released at once, and what came out of each."""
-
-    def __init__(self, work, count=1):
-        self.outcomes = [None] * count
-        self._start = threading.Barrier(count)
-        self._threads = [
-            threading.Thread(target=self._run, args=(work, number), daemon=True)
-            for number in range(count)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def _run(self, work, number):
-        try:
-            self._start.wait(5)
-            self.outcomes[number] = work()
-        except BaseException as error:
-            self.outcomes[number] = error
-
-    def until_waiting(self):
-        """Return when each of them is inside our code and waits there, be it in the source."""
-        deadline = time.monotonic() + 5
-        while time.monotonic() < deadline:
-            frames = sys._current_frames()
-            if all(self._waits(frames.get(thread.ident)) for thread in self._threads):
-                return self
-            time.sleep(0.001)
-        raise AssertionError("the threads do not wait")
-
-    @staticmethod
-    def _waits(frame):
-        stack = []
-        while frame:
-            stack.append((frame.f_code.co_filename, frame.f_code.co_name))
-            frame = frame.f_back
-        return stack[:1] == [(threading.__file__, "wait")] and bt.__file__ in dict(stack)
-
-    def join(self):
-        for thread in self._threads:
-            thread.join(5)
-            assert not thread.is_alive(), "a thread hangs"
-        return self.outcomes
-
-
-def run(coroutine):
-    """What the coroutine returns, within 5 seconds."""
-    async def bounded():
-        return await asyncio.wait_for(coroutine, 5)
-
-    return asyncio.run(bounded())
-
-
-async def until(event):
-    """Wait for an Event of threading, and let the loop go on."""
-    deadline = time.monotonic() + 5
-    while not event.is_set():
-        assert time.monotonic() < deadline, "it never happened"
-        await asyncio.sleep(0.001)
 
 
 # --- one token for as long as it is good ---------------------------------------------------
@@ -975,20 +884,3 @@ def test_a_copy_made_during_a_renewal(clock):
     assert source.calls == 2
     held.set()
     assert thread.join() == [token]
-
-
-# --- cost ----------------------------------------------------------------------------------
-
-@pytest.mark.skipif(sys.gettrace() is not None, reason="a tracer slows this down unevenly")
-def test_reuse_costs_at_most_a_twentieth_of_minting():
-    credentials = bt.Credentials("ASIAEXAMPLE", SECRET, "t/+=" * 250)
-    provider = bt.TokenProvider(credentials, "us-east-1")
-    ratios = []
-    while len(ratios) < 30:  # a busy machine slows one half of a round at times, slow code every round
-        reuse = timeit.timeit(provider, timer=time.process_time, number=4000) / 4000
-        mint = timeit.timeit(lambda: bt.get_token(credentials, "us-east-1"),
-                             timer=time.process_time, number=200) / 200
-        ratios.append(mint / reuse)
-        if ratios[-1] >= 20:
-            return
-    raise AssertionError(f"reuse costs 1/{max(ratios):.1f} of minting")
