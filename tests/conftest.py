@@ -1,13 +1,17 @@
 """Every test runs without the user's AWS settings, in an empty home, on loopback alone."""
 
+import io
 import ipaddress
 import os
+import signal
 import sys
 
 import pytest
 
+import bedrock_token as bt
+from tests.command_line import seen
 from tests.fake_aws import PEM, BedrockRuntime, Sts
-from tests.helpers import ENV_BASE, WEB_TOKEN, known_keys, role, write_home
+from tests.helpers import ENV_BASE, KEYS, WEB_TOKEN, known_keys, role, write_home
 
 _REMOVED = {
     "http_proxy", "https_proxy", "no_proxy", "all_proxy", "no_color",
@@ -61,6 +65,48 @@ def runtime(environ):
     with BedrockRuntime() as fake:
         environ.update(AWS_ENDPOINT_URL_BEDROCK_RUNTIME=fake.url, AWS_REGION="us-east-1")
         yield fake
+
+
+@pytest.fixture
+def usual_environment(home, monkeypatch):
+    """What most commands need; put into the environment of this process."""
+    for name, value in {**KEYS, "AWS_REGION": "us-east-1", "COLUMNS": "80"}.items():
+        monkeypatch.setenv(name, value)
+    # It would hide that something is not flushed, or not in time.
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """main() in this process; `env` is added to the environment, None takes a variable out."""
+    def run(*args, stdin="", env=()):
+        for name, value in dict(env).items():
+            if value is None:
+                monkeypatch.delenv(name, raising=False)
+            else:
+                monkeypatch.setenv(name, value)
+        stream = io.TextIOWrapper(io.BytesIO(stdin.encode()), "utf-8")
+        monkeypatch.setattr(sys, "stdin", stream)
+        status = bt.main(list(args))
+        return seen(status, *capsys.readouterr())
+    return run
+
+
+@pytest.fixture
+def interruptible():
+    """Ctrl-C reaches children, also where it is ignored because the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def terminal():
+    """Both ends of a terminal: ours, and the one for a program."""
+    ends = os.openpty()
+    yield ends
+    for end in ends:
+        os.close(end)
 
 
 class _Outside:

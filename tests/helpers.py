@@ -16,6 +16,8 @@ import pytest
 import bedrock_token as bt
 from tests.fake_aws import role_keys
 
+FILE = Path(bt.__file__)
+
 # The examples of AWS's documentation.
 KEY_ID = "AKIAIOSFODNN7EXAMPLE"
 SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"

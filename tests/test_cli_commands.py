@@ -1,0 +1,659 @@
+"""The commands: exec, inspect, check, converse."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import ssl
+import subprocess
+import sys
+import threading
+from base64 import b64decode, b64encode
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+import bedrock_token as bt
+from tests import fake_aws
+from tests.command_line import (
+    MODULE, NO_KEYS, REFUSED, TEMPORARY, TOKEN, VARIABLE, at, child, ended, failure, missing,
+    on_posix, one_line, read_until, start,
+)
+from tests.fake_aws import Forever, answer, event, frame, html
+from tests.helpers import FILE, KEYS, KEY_ID, LONG_TERM, PREFIX, SECRET, SESSION, cases, rfc3339
+
+pytestmark = pytest.mark.usefixtures("usual_environment")
+
+
+# --- exec ----------------------------------------------------------------------------------
+
+def sh(script):
+    return ["sh", "-c", script]
+
+
+STATUSES = [
+    ("good", sh("exit 0"), 0),
+    ("bad", sh("exit 3"), 3),
+    ("the same as of ours", sh("exit 130"), 130),
+    ("terminated", sh("kill -TERM $$; exit 1"), -signal.SIGTERM if os.name != "nt" else 0),
+    ("pipe", sh("kill -PIPE $$; exit 1"), -13),
+    ("file size", sh("ulimit -c 0; kill -XFSZ $$; exit 1"), -25),
+    ("as a shell sees a signal", None, 143),
+]
+
+
+@on_posix
+@pytest.mark.parametrize("command, status", cases(STATUSES))
+def test_exec_status_is_that_of_the_command(command, status):
+    if command is None:
+        result = child("-c", '"$@"; exit $?', "sh", *MODULE, "exec", "-q", "--",
+                       *sh("kill -TERM $$"), program=["sh"])
+    else:
+        result = child("exec", "-q", "--", *command)
+    assert (result.status, result.out) == (status, "")
+
+
+UNUSABLE = [
+    ("no such command", "no-such-command", 127),
+    ("no such file", "./no-such-command", 127),
+    ("no such folder", "/nowhere/command", 127),
+    ("a file that is not executable", "./plain", 126),
+    ("the same in the PATH", "plain", 126),
+    ("a directory", "./folder", 126),
+]
+
+
+@on_posix
+@pytest.mark.parametrize("command, status", cases(UNUSABLE))
+def test_exec_of_what_cannot_run(command, status, tmp_path):
+    (tmp_path / "plain").write_text("#!/bin/sh\nexit 0\n")
+    (tmp_path / "folder").mkdir()
+    shutil.copy(FILE, tmp_path)
+    result = child("exec", "-q", "--", command, cwd=tmp_path, env={"PATH": str(tmp_path)})
+    assert (result.status, result.out) == (status, "")
+    assert command in one_line(result.err)
+
+
+SHOW = [sys.executable, "-c",
+        "import json, os, sys; print(json.dumps([os.getpid(), sys.argv[1:], dict(os.environ)]))"]
+REGIONS = {"AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1"}
+ALL_KEYS = {
+    **KEYS, "AWS_SESSION_TOKEN": SESSION, "AWS_SECURITY_TOKEN": SESSION,
+    "AWS_CREDENTIAL_EXPIRATION": "2999-01-01T00:00:00Z", "AWS_PROFILE": "default",
+    "AWS_DEFAULT_PROFILE": "default", "AWS_WEB_IDENTITY_TOKEN_FILE": "f", "AWS_ROLE_ARN": "a",
+    "AWS_ROLE_SESSION_NAME": "n", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": "/r",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://localhost/f",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN": SESSION, "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": "f",
+}
+NO_SECRETS = {
+    "AWS_CONFIG_FILE": "/nowhere/config", "AWS_SHARED_CREDENTIALS_FILE": "/nowhere/credentials",
+    "AWS_CA_BUNDLE": "/nowhere/bundle", "AWS_ENDPOINT_URL": REFUSED, "AWS_SDK_LOAD_CONFIG": "1",
+    "AWS_EC2_METADATA_DISABLED": "true", "AWS_USE_FIPS_ENDPOINT": "false", "AWS": "1", "OTHER": "2",
+}
+CHILDREN = [
+    ("token and region", [], {}, {VARIABLE: "TOKEN", **REGIONS, **KEYS}, []),
+    ("a default region is kept", [], {"AWS_DEFAULT_REGION": "eu-west-1"},
+     {"AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "eu-west-1"}, []),
+    ("another region and variable", ["--region", "eu-west-2", "--var", "OPENAI_API_KEY"], {},
+     {"AWS_REGION": "eu-west-2", "AWS_DEFAULT_REGION": "eu-west-2", "OPENAI_API_KEY": "TOKEN"},
+     [VARIABLE]),
+    ("two variables", ["--var", "A", "--var", VARIABLE], {}, {"A": "TOKEN", VARIABLE: "TOKEN"}, []),
+    ("an older token is replaced", [], {VARIABLE: LONG_TERM}, {VARIABLE: "TOKEN"}, []),
+    ("keys stay", [], ALL_KEYS, ALL_KEYS, []),
+    ("--only-bedrock", ["--only-bedrock"], {**ALL_KEYS, **NO_SECRETS},
+     {VARIABLE: "TOKEN", **REGIONS, **NO_SECRETS}, list(ALL_KEYS)),
+]
+
+
+@pytest.mark.parametrize("options, env, want, absent", cases(CHILDREN))
+def test_exec_environment(options, env, want, absent):
+    result = child("exec", "-q", *options, "--", *SHOW, env={"AWS_DEFAULT_REGION": None, **env})
+    environ = {name: TOKEN.sub("TOKEN", value) for name, value in json.loads(result.out)[2].items()}
+    assert {name: environ.get(name) for name in want} == want
+    assert [name for name in absent if name in environ] == []
+    assert (result.status, result.err) == (0, "")
+
+
+@pytest.mark.parametrize("default, notes", [("us-east-1", 0), ("eu-west-1", 1)])
+def test_exec_tells_of_another_default_region(default, notes):
+    result = child("exec", "--", *SHOW, env={"AWS_DEFAULT_REGION": default})
+    assert result.status == 0
+    assert result.err.count("AWS_DEFAULT_REGION is another region") == notes
+
+
+def test_exec_passes_arguments_and_no_token():
+    given = ["--", "-q", "--help", "", "a b", "*", "$HOME", "'", "ä"]
+    result = child("exec", "-q", "--", *SHOW, *given)
+    assert json.loads(result.out)[1] == given
+
+
+@on_posix
+def test_exec_becomes_the_command():
+    process = start([*MODULE, "exec", "-q", "--", *SHOW])
+    assert json.loads(ended(process).out)[0] == process.pid
+
+
+@on_posix
+def test_exec_leaves_bytes_alone():
+    assert child("exec", "-q", "--", "printf", "%s", b"\xff").out == "\\xff"
+    assert child("exec", "-q", "--", "cat", stdin=b"from stdin").out == "from stdin"
+
+
+NOTES = [
+    ("of when it ends", ["exec"], r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"),
+    ("none", ["exec", "-q"], None),
+    ("none, said before the command", ["--quiet", "exec"], None),
+]
+
+
+@pytest.mark.parametrize("args, note", cases(NOTES))
+def test_exec_note(args, note):
+    result = child(*args, "--", sys.executable, "-c", "print('its own')")
+    assert (result.status, result.out.split()) == (0, ["its", "own"])
+    assert missing([note], one_line(result.err)) == [] if note else result.err == ""
+
+
+def test_exec_options_before_the_command():
+    result = child("--region", "eu-west-2", "--var", "A", "exec", "-q", "--", *SHOW)
+    environ = json.loads(result.out)[2]
+    assert (environ["AWS_REGION"], bt.decode_token(environ["A"])["region"]) == ("eu-west-2",) * 2
+
+
+def test_exec_without_a_token_starts_nothing(tmp_path):
+    marker = tmp_path / "marker"
+    write = ["exec", "--", sys.executable, "-c", f"open({str(marker)!r}, 'w')"]
+    assert missing(["credentials"], failure(child(*write, env=NO_KEYS))) == []
+    assert not marker.exists()
+    assert child(*write).status == 0
+    assert marker.exists()
+
+
+# --- inspect -------------------------------------------------------------------------------
+
+def token_of_age(seconds, lifetime=43200, credentials=TEMPORARY, region="us-east-1"):
+    moment = datetime.now(timezone.utc) - timedelta(seconds=seconds)
+    return str(bt.get_token(credentials, region, lifetime, now=moment))
+
+
+def rewritten(token, old, new):
+    """The token with other text inside."""
+    text = b64decode(token[len(PREFIX):]).replace(old.encode(), new.encode())
+    return PREFIX + b64encode(text).decode()
+
+
+def inspected(result):
+    """The facts of the text form, which stand in a column of their own, and the warnings."""
+    lines = [re.fullmatch(r"(\S+(?: \S+)*)( {2,})(\S.*)", line) for line in result.out.splitlines()]
+    assert all(lines) and len({len(line[1] + line[2]) for line in lines}) == 1
+    warnings = [one_line(line) for line in result.err.splitlines(True)]
+    return {line[1]: line[3] for line in lines}, warnings
+
+
+STATES = [
+    # seconds since it was made, lifetime, state, exit
+    ("hours left", 90, 43200, "valid, 11 h 58 min left", 0),
+    ("whole hours left", -30, 10800, "valid, 3 h left", 0),
+    ("minutes left", 30, 2700, "valid, 44 min left", 0),
+    ("seconds left", 1, 40, r"valid, 3\d s left", 0),
+    ("a little early", -240, 3600, "valid, 1 h 3 min left", 0),
+    ("expired hours ago", 4 * 3600 + 5, 3600, "expired 3 h ago", 1),
+    ("expired hours and minutes ago", 5 * 3600 + 20 * 60 + 5, 3600, "expired 4 h 20 min ago", 1),
+    ("expired minutes ago", 3600 + 125, 3600, "expired 2 min ago", 1),
+    ("expired seconds ago", 3610, 3600, r"expired 1\d s ago", 1),
+    ("expired this second", 3600, 3600, r"expired \d s ago", 1),
+    ("expired days ago", 86400 * 2 + 3605 * 2, 3600, "expired 2 d 1 h ago", 1),
+    ("not valid yet", -7230, 3600, "not valid yet, .*2 h.*", 1),
+]
+
+
+@pytest.mark.parametrize("age, lifetime, state, status", cases(STATES))
+def test_inspect_state(age, lifetime, state, status, cli):
+    token = token_of_age(age, lifetime)
+    result = cli("inspect", stdin=token)
+    facts, _ = inspected(result)
+    assert re.fullmatch(state, facts["state"])
+    for_programs = cli("inspect", "--format", "json", stdin=token)
+    document = json.loads(for_programs.out)
+    assert document["valid"] is (status == 0)
+    assert document["expires_in"] == lifetime
+    assert document["state"].split()[0] == state.split()[0]
+    assert 0 <= document["seconds_left"] <= max(0, lifetime - age)
+    assert (result.status, for_programs.status) == (status, status)
+
+
+def test_inspect_facts(cli):
+    token = token_of_age(90)
+    said = bt.decode_token(token)
+    issued, expires = rfc3339(said["issued_at"]), rfc3339(said["expires_at"])
+    facts, warnings = inspected(cli("inspect", stdin=token))
+    # The words behind it say that AWS does not promise it.
+    assert re.fullmatch("029608264753 .*AWS.*", facts.pop("account id"))
+    assert facts == {
+        "state": "valid, 11 h 58 min left", "kind": "short-term",
+        "access key id": "ASIAQNZGKIQY56JQ7WML", "region": "us-east-1", "service": "bedrock",
+        "issued at": issued, "expires at": expires, "expires in": "43200", "temporary": "yes"}
+    document = json.loads(cli("inspect", "--format", "json", stdin=token).out)
+    assert 42000 < document.pop("seconds_left") <= 43110
+    assert len(document.pop("warnings")) == len(warnings) == 1
+    assert document.pop("state").startswith("valid")
+    assert document == {
+        "valid": True, "kind": "short-term", "access_key_id": "ASIAQNZGKIQY56JQ7WML",
+        "account_id": "029608264753", "region": "us-east-1", "service": "bedrock",
+        "issued_at": issued, "expires_at": expires, "expires_in": 43200, "temporary": True}
+
+
+def test_inspect_facts_of_a_long_term_key(cli):
+    facts, warnings = inspected(cli("inspect", stdin=LONG_TERM))
+    assert (facts["kind"], facts["user name"], facts["account id"]) == (
+        "long-term", "BedrockAPIKey-x7k2-at-123456789012", "123456789012")
+    assert missing(["long-term key"], "\n".join(warnings)) == []
+    result = cli("inspect", "--format", "json", stdin=LONG_TERM)
+    document = json.loads(result.out)
+    assert (result.status, document["valid"], document["kind"]) == (0, True, "long-term")
+    assert "expires_at" not in document
+
+
+def test_inspect_keeps_secrets(cli):
+    token = token_of_age(90)
+    payload = b64decode(token[len(PREFIX):]).decode()
+    signature = re.search("X-Amz-Signature=([0-9a-f]+)", payload)[1]
+    secrets = [signature, SESSION, SECRET, token, LONG_TERM]
+    for format in ("text", "json"):
+        for key in (token, LONG_TERM):
+            _, out, err = cli("inspect", "--format", format, stdin=key)
+            assert [text for text in secrets if text in out + err] == []
+
+
+STATIC = bt.Credentials(KEY_ID, SECRET)
+TEMPORARY_WARNING = "temporary credentials"
+WARNINGS = [
+    # credentials, age, what is around the token, environment, what is warned of
+    ("none", STATIC, 90, "{}", {}, []),
+    ("LF", STATIC, 90, "{}\n", {}, []),
+    ("CRLF", STATIC, 90, "{}\r\n", {}, []),
+    ("temporary", TEMPORARY, 90, "{}", {}, [TEMPORARY_WARNING]),
+    ("AWS_REGION", STATIC, 90, "{}", {"AWS_REGION": "us-west-2"}, ["us-east-1 .*us-west-2"]),
+    ("AWS_DEFAULT_REGION", STATIC, 90, "{}", {"AWS_REGION": " ", "AWS_DEFAULT_REGION": "us-west-2"},
+     ["us-east-1 .*us-west-2"]),
+    ("AWS_REGION goes first", STATIC, 90, "{}", {"AWS_DEFAULT_REGION": "us-west-2"}, []),
+    ("no region", STATIC, 90, "{}", {"AWS_REGION": None}, []),
+    ("blank in front", STATIC, 90, " {}\n", {}, ["blank"]),
+    ("blank behind", STATIC, 90, "{} \n", {}, ["blank"]),
+    ("tab", STATIC, 90, "\t{}", {}, ["blank"]),
+    ("line break in front", STATIC, 90, "\n{}", {}, ["blank|line break"]),
+    ("quotes", STATIC, 90, '"{}"', {}, ["quotes"]),
+    ("other quotes", STATIC, 90, "'{}'\n", {}, ["quotes"]),
+    ("Bearer", STATIC, 90, "Bearer {}", {}, ["Bearer"]),
+    ("bearer in quotes", STATIC, 90, "bearer '{}'", {}, ["Bearer"]),
+    ("clock", STATIC, -7230, "{}", {}, ["clock"]),
+    ("several", TEMPORARY, 90, ' "{}"', {"AWS_REGION": "us-west-2"},
+     ["blank", "quotes", TEMPORARY_WARNING, "us-west-2"]),
+]
+
+
+@pytest.mark.parametrize("credentials, age, around, env, want", cases(WARNINGS))
+def test_inspect_warning(credentials, age, around, env, want, cli):
+    text = around.format(token_of_age(age, credentials=credentials))
+    result = cli("inspect", stdin=text, env=env)
+    document = json.loads(cli("inspect", "--format", "json", stdin=text).out)
+    for warnings in (inspected(result)[1], document["warnings"]):
+        assert missing(want, "\n".join(warnings)) == []
+        assert [text for text in warnings if not re.search("|".join(want) or "$^", text)] == []
+    assert result.status == (0 if age > 0 else 1)
+
+
+WIDE = token_of_age(90, credentials=bt.Credentials("ASIAEXAMPLE", SECRET, SESSION * 30))
+DAMAGED = [
+    ("nothing", "", ["no token", VARIABLE]),
+    ("blanks", " \n", ["no token"]),
+    ("something else", "sk-0123456789abcdef", ["bedrock-api-key-", "ABSK"]),
+    ("an access key", KEY_ID, ["not a Bedrock API key"]),
+    ("cut by setx", WIDE[:1024], ["1,?024", "setx"]),
+    ("cut elsewhere", WIDE[:1020], ["cut off", "1020"]),
+    ("cut inside a base64 group", WIDE[:777], ["cut off", "777"]),
+    ("wrapped", WIDE[:500] + "\n" + WIDE[500:], ["damaged"]),
+    ("another action", rewritten(WIDE, "CallWithBearerToken", "ListUsers"), ["not a short-term"]),
+    ("no date", rewritten(WIDE, "X-Amz-Date", "X-Amz-Day"), ["X-Amz-Date"]),
+    ("no lifetime", rewritten(WIDE, "Expires=43200", "Expires=43201"), ["damaged"]),
+    ("long-term in part", LONG_TERM[:30], ["cut off|long-term"]),
+]
+
+
+@pytest.mark.parametrize("text, words", cases(DAMAGED))
+def test_inspect_damaged(text, words, cli):
+    for args in ([], ["--format", "json"]):
+        said = failure(cli("inspect", *args, stdin=text))
+        assert missing(words, said) == []
+        assert not any(text[at:at + 12] in said for at in range(16, len(text) - 12))
+
+
+PLACES = [
+    ("stdin", {}, b"{}", 0),
+    ("environment", {VARIABLE: "{}"}, b"", 0),
+    ("stdin before the environment", {VARIABLE: "x"}, b"{}", 0),
+    ("environment for blanks", {VARIABLE: "{}"}, b"\n", 0),
+    ("bytes that are no text", {}, b"\xff\xfe{}", 1),
+]
+
+
+@pytest.mark.parametrize("env, stdin, status", cases(PLACES))
+def test_inspect_reads(env, stdin, status):
+    token = token_of_age(90, credentials=STATIC)
+    env = {name: value.format(token) for name, value in env.items()}
+    result = child("inspect", stdin=stdin.replace(b"{}", token.encode()), env=env)
+    assert result.status == status
+    assert inspected(result)[0]["access key id"] == KEY_ID if status == 0 else failure(result)
+
+
+def test_inspect_shows_control_characters_of_others_as_text(cli):
+    token = rewritten(token_of_age(90), TEMPORARY.access_key_id, "A%1B[2J%0Astate          valid")
+    _, out, err = cli("inspect", stdin=token)
+    assert "\033" not in out + err
+    assert [line[:5] for line in out.splitlines()].count("state") <= 1
+
+
+COLOURS = [
+    ("terminal", {}, True),
+    ("NO_COLOR", {"NO_COLOR": "1"}, False),
+    ("empty NO_COLOR", {"NO_COLOR": ""}, True),
+    ("dumb terminal", {"TERM": "dumb"}, False),
+    ("unknown terminal", {"TERM": None}, False),
+]
+
+
+@on_posix
+@pytest.mark.parametrize("env, coloured", cases(COLOURS))
+def test_inspect_colours(env, coloured, terminal):
+    ours, theirs = terminal
+    env = {"TERM": "xterm-256color", "NO_COLOR": None, VARIABLE: token_of_age(90), **env}
+    # The terminal is stdin too, and not waited for: the token is in the environment.
+    result = ended(start([*MODULE, "inspect"], env, stdin=theirs, stdout=theirs))
+    shown = read_until(b"temporary", ours)
+    assert result.status == 0
+    assert ("\033[32mvalid" in shown) == coloured
+    assert ("\033[" in shown) == coloured
+    assert "valid, 11 h 58 min left" in re.sub("\033\\[[0-9;]*m", "", shown)
+
+
+@on_posix
+def test_inspect_has_no_colours_in_a_pipe():
+    result = child("inspect", env={"TERM": "xterm-256color", VARIABLE: token_of_age(90)})
+    assert result.out.startswith("state ") and "\033" not in result.out
+    assert result.status == 0
+
+
+@on_posix
+def test_inspect_does_not_wait_for_a_terminal(terminal):
+    process = start([*MODULE, "inspect"], stdin=terminal[1])
+    assert missing(["no token", VARIABLE], failure(ended(process))) == []
+
+
+# --- check ---------------------------------------------------------------------------------
+
+def refusal(status, code, message):
+    return answer(status, {"message": message}, [("x-amzn-ErrorType", code), fake_aws.REQUEST_ID])
+
+
+MODEL = "us.amazon.nova-micro-v1:0"
+NO_ACCESS = "You don't have access to the model with the specified model ID."
+NO_MODEL = "The provided model identifier is invalid."
+DENIED = "User: arn:aws:iam::123456789012:user/dev is not authorized to perform: bedrock:{}"
+NOT_LISTED, NOT_INVOKED = DENIED.format("ListFoundationModels"), DENIED.format("InvokeModel")
+BUSY = Forever(refusal(429, "ThrottlingException", "Too many requests"))
+LONG_AGO, FAR_AWAY = "Sat, 01 Jan 2000 00:00:00 GMT", "Tue, 01 Jan 2999 00:00:00 GMT"
+CHECKS = [
+    # arguments, settings of the service, its faults, exit, what is said
+    ("accepted", [], {}, [], 0, ["accepted", r"^accepted in us-east-1: a newly made token\n\Z"]),
+    ("another region", ["--region", "eu-west-1"], {}, [], 0, ["accepted", "eu-west-1"]),
+    ("longest timeout", ["--timeout", "3600"], {}, [], 0, ["accepted"]),
+    ("not valid", [], {"denial": fake_aws.NOT_VALID}, [], 1, [
+        "another region than us-east-1", "expired", "damaged"]),
+    ("expired", [], {"denial": fake_aws.EXPIRED}, [], 1, ["expired", "new"]),
+    ("prefix", [], {"denial": fake_aws.BAD_PREFIX}, [], 1, ["not a Bedrock API key"]),
+    ("may not call", [], {"denial": fake_aws.NOT_ALLOWED}, [], 1, [
+        "bedrock:CallWithBearerToken", "allow"]),
+    ("credentials expired", [], {"denial": fake_aws.DEAD_CREDENTIALS}, [], 1, [
+        "credentials .*expired", "new"]),
+    ("clock ahead", [], {"denial": fake_aws.NOT_VALID, "date": LONG_AGO}, [], 1, [
+        "clock", "ahead"]),
+    ("clock behind", [], {"denial": fake_aws.EXPIRED, "date": FAR_AWAY}, [], 1, [
+        "clock", "behind"]),
+    ("date unknown", [], {"denial": fake_aws.EXPIRED, "date": "today"}, [], 1, ["new"]),
+    ("may not list", [], {"denial": NOT_LISTED}, [], 0, [
+        "accepted", "bedrock:ListFoundationModels"]),
+    ("busy", [], {}, [BUSY], 0, ["accepted", "Too many requests"]),
+    ("unknown refusal", [], {"denial": "Not today"}, [], 1, ["403", "Not today"]),
+    ("no token arrives", [], {"denial": "Missing Authentication Token"}, [], 1, ["403"]),
+    ("unauthorized", [], {}, [refusal(401, "UnauthorizedException", "No")], 1, ["401", "No"]),
+    ("internal error", [], {}, [refusal(500, "InternalServerException", "Oh")], 1, ["500"]),
+    ("redirect", [], {}, [fake_aws.redirect(f"{REFUSED}/")], 1, ["302"]),
+    *((f"page of a proxy, {status}", [], {}, [html(status)], 1, ["proxy"])
+      for status in (200, 403, 404, 502)),
+    ("page of a busy proxy", [], {}, [Forever(html(429))], 1, ["proxy"]),
+    ("model", ["--model", MODEL], {}, [], 0, ["accepted", MODEL]),
+    *((f"model, {name}", ["--model", MODEL], {}, [fault], 1, ["accepted", MODEL, said])
+      for name, fault, said in [
+          ("no access", refusal(403, "AccessDeniedException", NO_ACCESS), "access"),
+          ("not allowed", refusal(403, "AccessDeniedException", NOT_INVOKED), ":InvokeModel"),
+          ("not found", refusal(400, "ValidationException", NO_MODEL), "identifier is invalid"),
+          ("gone", refusal(404, "ResourceNotFoundException", "End of life"), "End of life"),
+          ("busy", BUSY, "Too many requests")]),
+    ("model, unauthorized", ["--model", MODEL], {}, [refusal(401, "UnauthorizedException", "No")],
+     1, ["401"]),
+    ("model, not valid", ["--model", MODEL], {"denial": fake_aws.NOT_VALID}, [], 1, [
+        "another region"]),
+    ("model, unknown refusal", ["--model", MODEL], {"denial": "Not today"}, [], 1, ["Not today"]),
+    *((f"model, page of a proxy, {status}", ["--model", MODEL], {}, [html(status)], 1, ["proxy"])
+      for status in (200, 403, 502)),
+    ("hanging", ["--timeout", "0.1"], {}, [fake_aws.hang], 1, ["127.0.0.1", r"0\.1 s"]),
+    ("model, hanging", ["--timeout", "0.1", "--model", MODEL], {}, [fake_aws.hang], 1, [
+        r"0\.1 s"]),
+]
+
+
+@pytest.mark.parametrize("args, settings, faults, status, words", cases(CHECKS))
+def test_check(args, settings, faults, status, words, cli):
+    with fake_aws.BedrockRuntime(faults=faults, **settings) as fake:
+        result = cli("check", *args, env=at(fake))
+    if status:
+        said = failure(result)
+    else:
+        assert (result.status, result.err, result.out.count("\n")) == (0, "", 1)
+        said = result.out
+    assert missing(words, said) == []
+    for word in ("accepted", "clock"):
+        assert (word in said) == (word in words)
+
+
+def test_check_sends_what_it_would_use(cli):
+    with fake_aws.BedrockRuntime() as fake:
+        cli("check", env=at(fake))
+        cli("check", "--model", MODEL)
+        cli("check", env={VARIABLE: f" {LONG_TERM}\n"})
+    minted, model, own = fake.requests
+    assert TOKEN.fullmatch(minted.headers["Authorization"][len("Bearer "):])
+    assert own.headers["Authorization"] == f"Bearer {LONG_TERM}"
+    assert minted.line == own.line == "GET /foundation-models"
+    assert model.line == "POST /model/us.amazon.nova-micro-v1%3A0/converse"
+    assert model.json["inferenceConfig"] == {"maxTokens": 1}
+
+
+OWN_TOKENS = [
+    ("of another region", token_of_age(90, region="eu-west-1"), ["eu-west-1", "us-east-1"], 0),
+    ("with a blank inside", "bedrock-api-key- x", [VARIABLE, "blanks"], 0),
+    ("of another kind", "sk-0123456789", ["not a Bedrock API key", "403"], 1),
+]
+
+
+@pytest.mark.parametrize("token, words, asked", cases(OWN_TOKENS))
+def test_check_own_token(token, words, asked, cli):
+    with fake_aws.BedrockRuntime(token="another") as fake:
+        said = failure(cli("check", env={VARIABLE: token, **at(fake)}))
+    assert missing(words, said) == []
+    assert len(fake.requests) == asked
+
+
+def test_check_asks_the_control_plane(cli, nobody_answers):
+    assert "bedrock.us-east-1.amazonaws.com cannot be used" in failure(cli("check"))
+    assert set(nobody_answers) == {("bedrock.us-east-1.amazonaws.com", 443)}
+
+
+def test_check_own_token_without_credentials_or_region(cli):
+    token = token_of_age(90, region="eu-west-1")
+    with fake_aws.BedrockRuntime(token=token) as fake:
+        result = cli("check", env={**NO_KEYS, "AWS_REGION": None, VARIABLE: token, **at(fake)})
+    assert result.status == 0
+    assert missing(["accepted", "eu-west-1", VARIABLE], result.out) == []
+
+
+UNREACHABLE = [
+    ("nobody there", {"AWS_ENDPOINT_URL_BEDROCK": "{}"}, [r"127\.0\.0\.1:\d+", "refused"]),
+    ("no proxy there", {"AWS_ENDPOINT_URL_BEDROCK": "http://bedrock.test", "HTTP_PROXY": "{}"},
+     ["bedrock.test", r"proxy 127\.0\.0\.1:\d+", "refused"]),
+    ("not an address", {"AWS_ENDPOINT_URL_BEDROCK": "bedrock"}, ["endpoint", "bedrock"]),
+]
+
+
+@pytest.mark.parametrize("env, words", cases(UNREACHABLE))
+def test_check_unreachable(env, words, cli):
+    url = fake_aws.refused_url()
+    said = failure(cli("check", env={name: value.format(url) for name, value in env.items()}))
+    assert missing(words, said) == []
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A self-signed certificate of this machine, and its key."""
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is not installed")
+    paths = [str(tmp_path_factory.mktemp("tls") / name) for name in ("certificate.pem", "key.pem")]
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+         "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1",
+         "-addext", "keyUsage=digitalSignature,keyCertSign", "-out", paths[0], "-keyout", paths[1]],
+        check=True, capture_output=True, timeout=20)
+    return paths
+
+
+CA_BUNDLES = [
+    ("not trusted", None, 1, ["certificate", "self.signed", "AWS_CA_BUNDLE"]),
+    ("trusted", "{}", 0, ["accepted"]),
+    ("not there", "/nowhere/bundle.pem", 1, ["/nowhere/bundle.pem"]),
+    ("no certificates", str(FILE), 1, ["bedrock_token.py"]),
+]
+
+
+@pytest.mark.parametrize("bundle, status, words", cases(CA_BUNDLES))
+def test_check_tls(bundle, status, words, cli, certificate):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    with fake_aws.BedrockRuntime() as fake:
+        fake._server.socket = context.wrap_socket(fake._server.socket, server_side=True)
+        result = cli("check", env={
+            "AWS_ENDPOINT_URL_BEDROCK": fake.url.replace("http:", "https:"),
+            "AWS_CA_BUNDLE": bundle and bundle.format(certificate[0])})
+    assert result.status == status
+    assert missing(words, failure(result) if status else result.out) == []
+
+
+# --- converse ------------------------------------------------------------------------------
+
+TEXTS = [
+    ("argument", ["Why is the sky blue?"], "", "Why is the sky blue?"),
+    ("stdin", [], "Why?\nTell me.", "Why?\nTell me."),
+    ("argument before stdin", ["Why?"], "Who?", "Why?"),
+    ("after --", ["--", "--model"], "", "--model"),
+    ("not ASCII", ["Grüße, 世界"], "", "Grüße, 世界"),
+]
+SAID = "bedrock_token: end_turn, 1 tokens in, 2 out\n"
+
+
+@pytest.mark.parametrize("args, stdin, want", cases(TEXTS))
+def test_converse(args, stdin, want, cli, runtime):
+    result = cli("converse", "--model", MODEL, *args, stdin=stdin, env=at(runtime))
+    assert result == (0, "Hello, world\n", SAID)
+    [request] = runtime.requests
+    assert request.line == "POST /model/us.amazon.nova-micro-v1%3A0/converse-stream"
+    assert request.json["messages"] == [{"role": "user", "content": [{"text": want}]}]
+
+
+def test_converse_quietly(cli, runtime):
+    result = cli("converse", "--model", MODEL, "-q", "Hi", env=at(runtime))
+    assert result == (0, "Hello, world\n", "")
+
+
+START, HELLO, WORLD, STOP, END, USAGE = (event(*each) for each in fake_aws.EVENTS)
+EXCEPTION = frame([(":message-type", "exception"), (":exception-type", "throttlingException")],
+                  b'{"message": "slow down"}')
+FAILURE = frame([(":message-type", "error"), (":error-code", "InternalError"),
+                 (":error-message", "out of order")])
+CONVERSE_ERRORS = [
+    # settings of the service, its faults, what is on stdout, what is said
+    ("token", {"denial": fake_aws.NOT_VALID}, [], "", ["another region", "expired"]),
+    ("model", {}, [refusal(400, "ValidationException", NO_MODEL)], "", ["400", "identifier"]),
+    ("page of a proxy", {}, [html(502)], "", ["502", "proxy"]),
+    ("another page of it", {}, [html(200)], "", ["stream|proxy"]),
+    ("silence", {}, [fake_aws.hang], "", ["no answer", r"0\.2 s"]),
+    ("exception first", {"parts": [EXCEPTION]}, [], "", ["throttlingException", "slow down"]),
+    ("exception", {"parts": [START, HELLO, EXCEPTION]}, [], "Hello, ", ["slow down"]),
+    ("error", {"parts": [START, HELLO, FAILURE]}, [], "Hello, ", ["InternalError", "out of order"]),
+    ("end", {"parts": [START, HELLO]}, [], "Hello, ", ["ended"]),
+    ("cut", {"parts": [START, HELLO, WORLD[:-9]]}, [], "Hello, ", ["cut off"]),
+    ("damage", {"parts": [START, HELLO, WORLD[:-1] + b"!"]}, [], "Hello, ", ["damaged"]),
+]
+
+
+@pytest.mark.parametrize("settings, faults, out, words", cases(CONVERSE_ERRORS))
+def test_converse_error(settings, faults, out, words, cli):
+    with fake_aws.BedrockRuntime(faults=faults, **settings) as fake:
+        result = cli("converse", "--model", MODEL, "--timeout", "0.2", "Hi", env=at(fake))
+    assert (result.status, result.out.rstrip("\n")) == (1, out)
+    assert missing(words, one_line(result.err)) == []
+
+
+def test_converse_without_a_text(cli, runtime):
+    said = failure(cli("converse", "--model", "m", env=at(runtime)))
+    assert missing(["text", "stdin"], said) == []
+    assert runtime.requests == []
+
+
+@pytest.fixture
+def halfway():
+    """A stream that stops after its first words; the event lets it go on."""
+    more = threading.Event()
+    with fake_aws.BedrockRuntime(parts=[START, HELLO, more, WORLD, STOP, END, USAGE]) as fake:
+        process = start([*MODULE, "converse", "--model", "m", "Hi"], at(fake))
+        assert process.stdout.read(7) == b"Hello, "
+        yield process, more
+
+
+def test_converse_prints_as_it_comes(halfway):
+    process, more = halfway
+    more.set()
+    assert ended(process) == (0, "world\n", SAID)
+
+
+@on_posix
+def test_converse_interrupted(interruptible, halfway):
+    process, more = halfway
+    process.send_signal(signal.SIGINT)
+    status, out, err = ended(process)
+    more.set()
+    assert (status, out.strip(), err) == (130, "", "")
+
+
+PRINTED = [
+    ("UTF-8", {"PYTHONIOENCODING": "utf-8"}, "Grüße, 世界\n"),
+    ("C", {"LC_ALL": "C", "PYTHONIOENCODING": None, "PYTHONUTF8": None}, "Grüße, 世界\n"),
+    ("ASCII", {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}, "Gr\\xfc\\xdfe, \\u4e16\\u754c\n"),
+]
+
+
+@on_posix
+@pytest.mark.parametrize("env, want", cases(PRINTED))
+def test_converse_in_a_locale(env, want):
+    words = event("contentBlockDelta", {"delta": {"text": "Grüße, 世界"}, "contentBlockIndex": 0})
+    with fake_aws.BedrockRuntime(parts=[START, words, STOP, END, USAGE]) as fake:
+        result = child("converse", "--model", "m", "Hi", env={**at(fake), **env})
+    assert result == (0, want, SAID)
