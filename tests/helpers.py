@@ -1,9 +1,12 @@
 """What more than one test module needs: keys, times, files of a home, what an error shows."""
 
+import ast
 import asyncio
+import importlib.util
 import json
 import os
 import sys
+import sysconfig
 import threading
 import time
 import traceback
@@ -16,7 +19,10 @@ import pytest
 import bedrock_token as bt
 from tests.fake_aws import role_keys
 
-FILE = Path(bt.__file__)
+FILE = Path(bt.__file__).resolve()
+ROOT = FILE.parent
+SOURCE = FILE.read_text(encoding="utf-8")
+TREE = ast.parse(SOURCE)
 
 # The examples of AWS's documentation.
 KEY_ID = "AKIAIOSFODNN7EXAMPLE"
@@ -26,6 +32,7 @@ SESSION = "IQoJb3JpZ2luX2VjEXAMPLETOKEN=="
 KEYS = {"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}
 ENV_KEYS = {"AWS_ACCESS_KEY_ID": "AKIAENV", "AWS_SECRET_ACCESS_KEY": "secret-env"}
 ENV_BASE = {"AWS_ACCESS_KEY_ID": "AKIABASE", "AWS_SECRET_ACCESS_KEY": "secret-BASE"}
+CONFIGURED = {**KEYS, "AWS_REGION": "us-east-1"}
 # The secret of AWS's signature vectors: one character differs.
 VECTOR_SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 LONG_TERM = "ABSK" + b64encode(b"BedrockAPIKey-x7k2-at-123456789012:" + SECRET.encode()).decode()
@@ -285,3 +292,32 @@ def furnish(home, profile_lines, expires_at=LATER):
         (home / name).parent.mkdir(parents=True, exist_ok=True)
         (home / name).write_text(json.dumps(content))
     write_home({"HOME": str(home)}, f"[default]\n{profile_lines}" + BASE_PROFILE + SSO_SESSION)
+
+
+# --- source code ---------------------------------------------------------------------------
+
+def imported(tree):
+    """The top-level names of all modules that the code imports, wherever it does."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: a relative import"
+            yield node.module.partition(".")[0]
+
+
+def is_standard(module):
+    # sys.stdlib_module_names would say it, from Python 3.10.
+    spec = importlib.util.find_spec(module)
+    if spec is None:
+        return False
+    if spec.origin in ("built-in", "frozen"):
+        return True
+    path = Path(spec.origin).resolve()
+    folders = {Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib")}
+    return not folders.isdisjoint(path.parents) and "site-packages" not in path.parts
+
+
+def bare_environment(home, **variables):
+    kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
+    return {**kept, "HOME": str(home), "AWS_EC2_METADATA_DISABLED": "true", **CONFIGURED, **variables}

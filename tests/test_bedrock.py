@@ -176,7 +176,11 @@ def test_callable_is_asked_once_a_call(call, runtime):
     assert bearers(runtime) == [TEXT, TEXT]
 
 
-@pytest.mark.parametrize("value", [TEXT, f"  {TEXT}\n", f"\t{LONG_TERM} "], ids=repr)
+@pytest.mark.parametrize("value", cases([
+    ("as it is", TEXT),
+    ("blanks around it", f"  {TEXT}\n"),
+    ("long-term, blanks around it", f"\t{LONG_TERM} "),
+]))
 def test_token_of_the_environment(value, call, runtime, environ):
     environ[BEARER] = value
     call(token=None)

@@ -1,0 +1,317 @@
+"""What holds for the file as a whole: what it needs, touches and says of itself."""
+
+import ast
+import configparser
+import os
+import re
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+import bedrock_token as bt
+from tests.helpers import (
+    CONFIGURED, FILE, KEY_ID, NOON, ROOT, SECRET, SOURCE, TREE, bare_environment, cases, imported,
+    is_standard,
+)
+
+PUBLIC = [
+    "BedrockError", "BedrockTokenError", "Credentials", "CredentialsError", "NoCredentialsError",
+    "NoRegionError", "Token", "TokenProvider", "assume_role", "converse", "converse_stream",
+    "decode_token", "get_token", "load_credentials", "load_region", "presign", "provide_token",
+]
+
+
+# --- what it needs -------------------------------------------------------------------------
+
+@pytest.mark.parametrize("module", sorted(set(imported(TREE))))
+def test_only_the_standard_library_is_imported(module):
+    assert is_standard(module)
+
+
+def test_the_check_above_knows_a_package_when_it_sees_one():
+    assert not is_standard("pytest")
+    assert not is_standard("no_such_module")
+
+
+def run(command, home, folder, **variables):
+    return subprocess.run(
+        command, cwd=str(folder), env=bare_environment(home, **variables), timeout=60,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )
+
+
+MINT = "import sys; sys.path.insert(0, '.'); import bedrock_token; print(bedrock_token.get_token())"
+
+
+@pytest.mark.parametrize("arguments", cases([
+    ("imported", ["-I", "-c", MINT]),
+    ("as a module", ["-E", "-s", "-m", "bedrock_token"]),
+    ("as a script", ["-I", "bedrock_token.py"]),
+]))
+def test_it_works_copied_alone_into_an_empty_folder(arguments, home, tmp_path):
+    shutil.copy(FILE, tmp_path)
+    done = run([sys.executable, "-S", "-B", *arguments], home, tmp_path)
+    assert done.stderr == b""
+    assert re.fullmatch(rb"bedrock-api-key-[A-Za-z0-9+/]+=*\r?\n", done.stdout)
+    assert done.returncode == 0
+    assert os.listdir(tmp_path) == ["bedrock_token.py"]
+    assert os.listdir(home) == []
+
+
+# --- what it touches -----------------------------------------------------------------------
+
+HEAVY = {
+    "argparse", "asyncio", "base64", "configparser", "dataclasses", "http.client", "inspect",
+    "json", "logging", "re", "socket", "ssl", "subprocess", "typing", "urllib.parse",
+    "urllib.request", "xml.etree.ElementTree",
+}
+# Everything the interpreter reports from the import on; what a bare one has loaded is no concern.
+WATCHED = """\
+import sys
+loaded, events = set(sys.modules), []
+sys.path.insert(0, ".")
+sys.addaudithook(lambda event, args: events.append((event, str(args[0]) if args else "")))
+import bedrock_token
+bedrock_token.get_token()
+seen = list(events)
+print(repr((sorted(set(sys.modules) - loaded), seen)))
+"""
+
+
+@pytest.fixture(scope="module")
+def cold(tmp_path_factory):
+    """What is loaded and what happens while it is imported and mints from the environment."""
+    folder, home = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("home")
+    shutil.copy(FILE, folder)
+    done = run([sys.executable, "-S", "-I", "-B", "-c", WATCHED], home, folder)
+    assert (done.stderr, done.returncode) == (b"", 0)
+    modules, events = ast.literal_eval(done.stdout.decode())
+    return SimpleNamespace(modules=set(modules), events=events)
+
+
+def test_the_cold_path_loads_no_heavy_module(cold):
+    assert "bedrock_token" in cold.modules
+    assert cold.modules & HEAVY == set()
+
+
+def test_the_cold_path_opens_no_file_but_the_modules_it_imports(cold):
+    code = (".py", ".pyc", ".so", ".pyd", ".dll")
+    opened = [path for event, path in cold.events if event == "open"]
+    assert opened  # or the watching does not work
+    assert [path for path in opened if not path.endswith(code)] == []
+
+
+# Of the interpreter's own import system.
+IMPORTING = {
+    "compile", "exec", "import", "marshal.loads", "marshal.load", "object.__getattr__", "open",
+    "os.listdir", "sys._getframe", "code.__new__", "sys._getframemodulename",
+}
+
+
+def test_the_cold_path_does_nothing_else(cold):
+    """No socket, process, thread or signal handler, no change of the environment."""
+    assert [event for event in cold.events if event[0] not in IMPORTING] == []
+
+
+def test_a_token_from_given_credentials_looks_at_nothing_else():
+    class Untouchable:
+        def __getattribute__(self, name):
+            raise AssertionError(f"asked for {name}")
+
+    credentials = bt.Credentials(KEY_ID, SECRET)
+    bt.get_token(credentials, "us-east-1", environ=Untouchable(), profile="none", now=NOON)
+
+
+def test_nothing_writes_to_an_environment():
+    """os.environ, and the mappings passed in its place, are kept in attributes named environ."""
+    written = []
+    for node in ast.walk(TREE):
+        value = getattr(node, "value", None)
+        if not (isinstance(value, ast.Attribute) and value.attr == "environ"):
+            continue
+        if isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
+            written.append(node.lineno)
+        if isinstance(node, ast.Attribute) and node.attr != "get":
+            written.append(node.lineno)
+    assert written == []
+    assert not re.search(r"\b(putenv|unsetenv|environb)\b", SOURCE)
+
+
+def test_no_state_is_kept_in_the_module():
+    assert [node.lineno for node in ast.walk(TREE) if isinstance(node, ast.Global)] == []
+
+    def state():
+        return {name: repr(value) for name, value in vars(bt).items()
+                if isinstance(value, (dict, list, set, bytearray)) and not name.startswith("__")}
+
+    before = state()
+    token = bt.get_token(environ=CONFIGURED)
+    bt.decode_token(token)
+    with pytest.raises(bt.NoCredentialsError):
+        bt.load_credentials(environ={"HOME": "/nowhere", "AWS_EC2_METADATA_DISABLED": "true"})
+    assert before and state() == before
+
+
+# --- what it says of itself ----------------------------------------------------------------
+
+def test_all_public_names_are_there():
+    assert bt.__all__ == PUBLIC
+    assert PUBLIC == sorted(PUBLIC)
+
+
+def test_every_other_name_is_private():
+    defined = []
+    for node in TREE.body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            defined.append(node.name)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            defined += [target.id for target in targets]
+    public = {name for name in defined if not name.startswith("_")}
+    # `main` is what a wheel's entry point and tests call; type checkers know TYPE_CHECKING.
+    assert public - {"TYPE_CHECKING"} == {*PUBLIC, "main"}
+
+
+def test_all_stands_right_under_the_docstring():
+    docstring, future, names = TREE.body[:3]
+    assert ast.get_docstring(TREE) and isinstance(docstring, ast.Expr)
+    assert isinstance(future, ast.ImportFrom) and future.module == "__future__"
+    assert names.targets[0].id == "__all__"
+
+
+def documented():
+    for name in [*PUBLIC, "main"]:
+        thing = getattr(bt, name)
+        yield name, thing
+        if isinstance(thing, type):
+            for method, function in vars(thing).items():
+                if callable(function) and not method.startswith("_"):
+                    yield f"{name}.{method}", function
+
+
+@pytest.mark.parametrize("thing", cases(documented()))
+def test_every_public_name_has_a_docstring(thing):
+    own = vars(thing)["__doc__"] if isinstance(thing, type) else thing.__doc__
+    assert own and own.strip()
+
+
+def test_importing_defines_and_does_nothing():
+    """Constants, functions and classes; and the one line that makes it a script."""
+    kinds = (ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.FunctionDef, ast.ClassDef)
+    others = [node for node in TREE.body[1:] if not isinstance(node, kinds)]
+    assert [ast.get_source_segment(SOURCE, getattr(node, "test", node)) for node in others] == [
+        "TYPE_CHECKING", '__name__ == "__main__"',
+    ]
+
+
+BANNERS = [(number, found[1]) for number, line in enumerate(SOURCE.splitlines(), 1)
+           for found in [re.fullmatch(r"# -{10,} (.+)", line)] if found]
+
+
+def test_the_banners_are_those_of_the_map_in_the_docstring():
+    _, _, after = ast.get_docstring(TREE).partition("\nMap")
+    map_lines = after.split("\n\n")[1].splitlines()
+    assert [re.match(r" {4}(\S.*?) {2,}", line)[1] for line in map_lines] \
+        == [title for _, title in BANNERS]
+
+
+def test_sections_come_in_the_order_of_what_they_depend_on():
+    order = [
+        "errors", "values", "Signature Version 4", "minting", "reading and presigning", "settings", "HTTP",
+        "credential sources", "the chain", "TokenProvider", "calling Bedrock", "command line",
+    ]
+    assert [title for _, title in BANNERS] == order
+
+
+class Uses(ast.NodeVisitor):
+    """The names that code uses. Annotations are left out: they are not evaluated."""
+
+    def __init__(self):
+        self.names = {}
+
+    def visit_Name(self, node):
+        self.names.setdefault(node.id, node.lineno)
+
+    def visit_arg(self, node):
+        pass
+
+    def visit_AnnAssign(self, node):
+        if node.value:
+            self.visit(node.value)
+
+    def visit_FunctionDef(self, node):
+        for part in (*node.decorator_list, node.args, *node.body):
+            self.visit(part)
+
+    visit_AsyncFunctionDef = visit_FunctionDef
+
+
+def test_nothing_is_used_before_its_section():
+    def section(line):
+        return max((index for index, (start, _) in enumerate(BANNERS) if start <= line), default=-1)
+
+    defined = {}
+    for node in TREE.body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            defined[node.name] = section(node.lineno)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            defined[target.id] = section(node.lineno)
+    early = []
+    for node in TREE.body:
+        uses = Uses()
+        uses.visit(node)
+        for name, line in uses.names.items():
+            if defined.get(name, -1) > section(node.lineno):
+                early.append(f"line {line}: {name} is of a later section, "
+                             f"{BANNERS[defined[name]][1]}")
+    assert early == []
+
+
+def test_the_version_is_the_one_in_the_metadata():
+    metadata = configparser.ConfigParser()
+    metadata.read(ROOT / "setup.cfg", encoding="utf-8")
+    assert metadata["metadata"]["version"] == "attr: bedrock_token.__version__"
+    # setuptools reads a literal without importing the module.
+    literal = next(node.value for node in TREE.body
+                   if isinstance(node, ast.Assign) and node.targets[0].id == "__version__")
+    assert ast.literal_eval(literal) == bt.__version__
+    assert re.fullmatch(r"\d+\.\d+\.\d+", bt.__version__)
+    assert metadata["options"]["py_modules"] == "bedrock_token"
+
+
+def test_the_version_option(capsys):
+    assert bt.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"bedrock_token {bt.__version__}\n"
+
+
+def test_the_licence_is_named_in_the_head():
+    assert "# SPDX-License-Identifier: Apache-2.0" in SOURCE.splitlines()[:80]
+
+
+# --- the repository ------------------------------------------------------------------------
+
+def test_nothing_else_stands_at_the_top():
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("not a git checkout")
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=str(ROOT), check=True, stdout=subprocess.PIPE,
+    ).stdout.decode("utf-8")
+    assert {path.partition("/")[0] for path in listed.split("\0") if path} == {
+        ".ci", ".gitattributes", ".gitignore", "LICENSE", "README.md", "bedrock_token.py",
+        "setup.cfg", "tests", "vendored_test_vectors",
+    }
+    assert [path for path in listed.split("\0") if path.startswith(".ci/")] == [".ci/run"]
+
+
+def test_test_modules_are_short_and_stand_alone():
+    """What two of them need is in helpers.py, conftest.py or fake_aws.py."""
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        text = path.read_text(encoding="utf-8")
+        assert text.count("\n") < 1000, path.name
+        imports = [line for line in text.splitlines() if re.match(r"(from|import) .*\btest_", line)]
+        assert imports == [], path.name
