@@ -353,34 +353,16 @@ def test_inspect_shows_control_characters_of_others_as_text(cli):
     assert [line[:5] for line in out.splitlines()].count("state") <= 1
 
 
-COLOURS = [
-    ("terminal", {}, True),
-    ("NO_COLOR", {"NO_COLOR": "1"}, False),
-    ("empty NO_COLOR", {"NO_COLOR": ""}, True),
-    ("dumb terminal", {"TERM": "dumb"}, False),
-    ("unknown terminal", {"TERM": None}, False),
-]
-
-
 @on_posix
-@pytest.mark.parametrize("env, coloured", cases(COLOURS))
-def test_inspect_colours(env, coloured, terminal):
+def test_inspect_has_no_colours(terminal):
     ours, theirs = terminal
-    env = {"TERM": "xterm-256color", "NO_COLOR": None, VARIABLE: token_of_age(90), **env}
+    env = {"TERM": "xterm-256color", VARIABLE: token_of_age(90)}
     # The terminal is stdin too, and not waited for: the token is in the environment.
     result = ended(start([*MODULE, "inspect"], env, stdin=theirs, stdout=theirs))
     shown = read_until(b"temporary", ours)
     assert result.status == 0
-    assert ("\033[32mvalid" in shown) == coloured
-    assert ("\033[" in shown) == coloured
-    assert "valid, 11 h 58 min left" in re.sub("\033\\[[0-9;]*m", "", shown)
-
-
-@on_posix
-def test_inspect_has_no_colours_in_a_pipe():
-    result = child("inspect", env={"TERM": "xterm-256color", VARIABLE: token_of_age(90)})
-    assert result.out.startswith("state ") and "\033" not in result.out
-    assert result.status == 0
+    assert "\033" not in shown
+    assert "valid, 11 h 58 min left" in shown
 
 
 @on_posix
@@ -566,21 +548,15 @@ TEXTS = [
     ("after --", ["--", "--model"], "", "--model"),
     ("not ASCII", ["Grüße, 世界"], "", "Grüße, 世界"),
 ]
-SAID = "bedrock_token: end_turn, 1 tokens in, 2 out\n"
 
 
 @pytest.mark.parametrize("args, stdin, want", cases(TEXTS))
 def test_converse(args, stdin, want, cli, runtime):
     result = cli("converse", "--model", MODEL, *args, stdin=stdin, env=at(runtime))
-    assert result == (0, "Hello, world\n", SAID)
+    assert result == (0, "Hello, world\n", "")
     [request] = runtime.requests
     assert request.line == "POST /model/us.amazon.nova-micro-v1%3A0/converse-stream"
     assert request.json["messages"] == [{"role": "user", "content": [{"text": want}]}]
-
-
-def test_converse_quietly(cli, runtime):
-    result = cli("converse", "--model", MODEL, "-q", "Hi", env=at(runtime))
-    assert result == (0, "Hello, world\n", "")
 
 
 START, HELLO, WORLD, STOP, END, USAGE = (event(*each) for each in fake_aws.EVENTS)
@@ -631,7 +607,7 @@ def halfway():
 def test_converse_prints_as_it_comes(halfway):
     process, more = halfway
     more.set()
-    assert ended(process) == (0, "world\n", SAID)
+    assert ended(process) == (0, "world\n", "")
 
 
 @on_posix
@@ -656,4 +632,4 @@ def test_converse_in_a_locale(env, want):
     words = event("contentBlockDelta", {"delta": {"text": "Grüße, 世界"}, "contentBlockIndex": 0})
     with fake_aws.BedrockRuntime(parts=[START, words, STOP, END, USAGE]) as fake:
         result = child("converse", "--model", "m", "Hi", env={**at(fake), **env})
-    assert result == (0, want, SAID)
+    assert result == (0, want, "")

@@ -394,8 +394,6 @@ def test_malformed_proxy(environ, base_role, sts, url):
 TLS = [
     ("no region", {}, "", "sts.amazonaws.com", "us-east-1"),
     ("region", {"AWS_REGION": "us-east-1"}, "", "sts.us-east-1.amazonaws.com", "us-east-1"),
-    ("legacy", {"AWS_REGION": "eu-west-1", "AWS_STS_REGIONAL_ENDPOINTS": "legacy"}, "",
-     "sts.amazonaws.com", "us-east-1"),
     ("endpoint URL and region",
      {"AWS_REGION": "eu-west-1", "AWS_ENDPOINT_URL_STS": "https://vpce.us-east-1.amazonaws.com"},
      "", "vpce.us-east-1.amazonaws.com", "eu-west-1"),

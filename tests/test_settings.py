@@ -657,7 +657,6 @@ def test_region_in_the_credentials_file_wins(environ):
 
 FIPS = {"AWS_USE_FIPS_ENDPOINT": "true"}
 DUALSTACK = {"AWS_USE_DUALSTACK_ENDPOINT": "true"}
-LEGACY = {"AWS_STS_REGIONAL_ENDPOINTS": "legacy"}
 FLAGS = [{}, FIPS, DUALSTACK, {**FIPS, **DUALSTACK}]
 
 # As botocore 1.44.5 resolves them, plain, FIPS, dualstack, both:
@@ -705,18 +704,9 @@ STS_HOSTS = {
 HOSTS = [
     *[(f"{region} {sorted(flags)}", {"AWS_REGION": region, **flags}, host)
       for region, hosts in STS_HOSTS.items() for flags, host in zip(FLAGS, hosts)],
-    ("regional", {"AWS_REGION": "eu-west-1", "AWS_STS_REGIONAL_ENDPOINTS": "regional"},
+    ("the host of old is not asked",
+     {"AWS_REGION": "eu-west-1", "AWS_STS_REGIONAL_ENDPOINTS": "legacy"},
      "sts.eu-west-1.amazonaws.com"),
-    ("legacy, old region", {"AWS_REGION": "eu-west-1", **LEGACY}, "sts.amazonaws.com"),
-    ("legacy, newer region", {"AWS_REGION": "eu-south-1", **LEGACY},
-     "sts.eu-south-1.amazonaws.com"),
-    ("legacy, other partition", {"AWS_REGION": "cn-north-1", **LEGACY},
-     "sts.cn-north-1.amazonaws.com.cn"),
-    # The same rules with UseGlobalEndpoint=True.
-    ("legacy FIPS", {"AWS_REGION": "us-east-1", **LEGACY, **FIPS},
-     "sts-fips.us-east-1.amazonaws.com"),
-    ("legacy dualstack", {"AWS_REGION": "us-east-1", **LEGACY, **DUALSTACK},
-     "sts.us-east-1.api.aws"),
     ("no region", {}, "sts.amazonaws.com"),
     ("AWS_DEFAULT_REGION", {"AWS_DEFAULT_REGION": "ap-south-1"}, "sts.ap-south-1.amazonaws.com"),
     ("FIPS in capitals", {"AWS_REGION": "us-east-1", "AWS_USE_FIPS_ENDPOINT": "TRUE"},
@@ -745,7 +735,7 @@ def test_host(environ, base_role, pem, variables, want):
     ("region = eu-west-1", "sts.eu-west-1.amazonaws.com"),
     ("use_fips_endpoint = true", "sts-fips.us-east-1.amazonaws.com"),
     ("use_dualstack_endpoint = true", "sts.us-east-1.api.aws"),
-    ("sts_regional_endpoints = legacy", "sts.amazonaws.com"),
+    ("sts_regional_endpoints = legacy", "sts.us-east-1.amazonaws.com"),
 ])
 def test_host_by_the_profile(environ, pem, line, want):
     write_home(environ, role("p", "P", "credential_source = Environment", "region = us-east-1",

@@ -38,14 +38,3 @@ def test_the_host_is_that_of_botocore(service, environ):
         found = endpoint(
             service, region, environ, use_fips_endpoint=fips, use_dualstack_endpoint=dualstack)
         assert found == wanted.url
-
-
-def test_the_global_host_of_sts_is_that_of_botocore(environ):
-    rules = rules_of("sts")
-    for region, fips, dualstack in itertools.product(REGIONS, (False, True), (False, True)):
-        wanted = rules.resolve_endpoint(
-            Region=region, UseFIPS=fips, UseDualStack=dualstack, UseGlobalEndpoint=True)
-        found = endpoint(
-            "sts", region, environ, use_fips_endpoint=fips, use_dualstack_endpoint=dualstack,
-            sts_regional_endpoints="legacy")
-        assert found == wanted.url
