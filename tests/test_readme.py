@@ -234,6 +234,21 @@ def test_the_table_of_variables_is_complete():
             if f"`{name}`" not in table] == []
 
 
+def words(text):
+    return set(re.findall(r"[a-z]+", text.lower()))
+
+
+def test_the_table_of_sources_is_that_of_the_file():
+    """The same sources in the same order, and all that configures each."""
+    table = re.findall(r"^\| (\d+) \| (.+?) \| (.+?) \|", README, re.MULTILINE)
+    assert [number for number, *_ in table] == [str(1 + at) for at in range(len(bt._SOURCES))]
+    for (_, name, configured_by), (own_name, own_configured_by, _) in zip(table, bt._SOURCES):
+        own = words(own_name) - {"profile", "of", "the"}
+        assert own & words(f"{name} {configured_by}"), f"{own_name} is not {name}"
+        settings = re.findall(r"\w+_\w+", own_configured_by)
+        assert [each for each in settings if each not in configured_by] == []
+
+
 def test_the_manual_names_every_public_name():
     assert [name for name in bt.__all__ if f"`{name}`" not in README] == []
 

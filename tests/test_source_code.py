@@ -226,49 +226,102 @@ def test_sections_come_in_the_order_of_what_they_depend_on():
     assert [title for _, title in BANNERS] == order
 
 
-class Uses(ast.NodeVisitor):
-    """The names that code uses. Annotations are left out: they are not evaluated."""
+def functions(tree=TREE):
+    """All functions, methods and inner functions, each with the class that it stands in, or None."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node, tree if isinstance(tree, ast.ClassDef) else None
+        yield from functions(node)
 
-    def __init__(self):
+
+def arguments(function):
+    given = function.args
+    extra = [each for each in (given.vararg, given.kwarg) if each]
+    return [*given.posonlyargs, *given.args, *given.kwonlyargs, *extra]
+
+
+class Uses(ast.NodeVisitor):
+    """The names that code uses, but for a function's own variables: {name: line}.
+
+    Annotations are left out: they are not evaluated.
+    """
+
+    def __init__(self, *nodes):
         self.names = {}
+        for node in nodes:
+            self.visit(node)
 
     def visit_Name(self, node):
-        self.names.setdefault(node.id, node.lineno)
-
-    def visit_arg(self, node):
-        pass
+        if isinstance(node.ctx, ast.Load):
+            self.names.setdefault(node.id, node.lineno)
 
     def visit_AnnAssign(self, node):
         if node.value:
             self.visit(node.value)
 
+    def visit_arg(self, node):
+        pass
+
     def visit_FunctionDef(self, node):
-        for part in (*node.decorator_list, node.args, *node.body):
+        for part in (*node.decorator_list, node.args):
             self.visit(part)
+        own = {each.arg for each in arguments(node)} | {
+            each.id for each in ast.walk(node)
+            if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)}
+        for name, line in Uses(*node.body).names.items():
+            if name not in own:
+                self.names.setdefault(name, line)
 
     visit_AsyncFunctionDef = visit_FunctionDef
 
+    def visit_Lambda(self, node):
+        self.visit(node.args)
+        for name, line in Uses(node.body).names.items():
+            if name not in [each.arg for each in arguments(node)]:
+                self.names.setdefault(name, line)
 
-def test_nothing_is_used_before_its_section():
-    def section(line):
-        return max((index for index, (start, _) in enumerate(BANNERS) if start <= line), default=-1)
 
-    defined = {}
-    for node in TREE.body:
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            defined[node.name] = section(node.lineno)
-        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
-            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-            defined[target.id] = section(node.lineno)
-    early = []
-    for node in TREE.body:
-        uses = Uses()
-        uses.visit(node)
-        for name, line in uses.names.items():
-            if defined.get(name, -1) > section(node.lineno):
-                early.append(f"line {line}: {name} is of a later section, "
-                             f"{BANNERS[defined[name]][1]}")
-    assert early == []
+def names_of(node):
+    """What a statement at the top level defines."""
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        return [node.name]
+    targets = getattr(node, "targets", None) or [getattr(node, "target", node)]
+    return [each.id for target in targets for each in ast.walk(target)
+            if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)]
+
+
+def used_too_early(tree):
+    """The uses of what is defined further down; two functions may call each other."""
+    place = {name: number for number, node in enumerate(tree.body) for name in names_of(node)}
+    used = [Uses(node).names for node in tree.body]
+    return [
+        f"line {line}: {name}"
+        for number, uses in enumerate(used) for name, line in uses.items()
+        if place.get(name, -1) > number
+        and not any(own in used[place[name]] for own in names_of(tree.body[number]))
+    ]
+
+
+def test_nothing_is_used_before_it_is_defined():
+    assert used_too_early(TREE) == []
+
+
+@pytest.mark.parametrize("code, early", cases([
+    ("function", "def a(): b()\ndef b(): pass", ["line 1: b"]),
+    ("constant", "def a():\n    return B\nB = 1", ["line 2: B"]),
+    ("default", "def a(b=B): pass\nB = 1", ["line 1: B"]),
+    ("class", "class A(B): pass\nclass B: pass", ["line 1: B"]),
+    ("method", "class A:\n    def a(self): return b()\ndef b(): pass", ["line 2: b"]),
+    ("annotation", "def a(b: B) -> B:\n    c: B = b\nclass B: pass", []),
+    ("in the right order", "def b(): pass\ndef a(): b()", []),
+    ("each other", "def a(): b()\ndef b(): a()", []),
+    ("itself", "def a(): a()", []),
+    ("argument", "def a(b): b()\ndef b(): pass", []),
+    ("argument of a lambda", "a = lambda b: b()\ndef b(): pass", []),
+    ("variable", "def a():\n    b = 1\n    return b\ndef b(): pass", []),
+]))
+def test_the_check_above_sees_what_is_used_too_early(code, early):
+    assert used_too_early(ast.parse(code)) == early
 
 
 def test_the_version_is_the_one_in_the_metadata():
@@ -290,6 +343,86 @@ def test_the_version_option(capsys):
 
 def test_the_licence_is_named_in_the_head():
     assert "# SPDX-License-Identifier: Apache-2.0" in SOURCE.splitlines()[:80]
+
+
+# --- budgets -------------------------------------------------------------------------------
+
+LINES = SOURCE.splitlines()
+
+
+def test_what_mints_is_short():
+    """All that get_token runs when it is given credentials and a region."""
+    titles = [title for _, title in BANNERS]
+    first = BANNERS[titles.index("errors")][0]
+    end = BANNERS[titles.index("minting") + 1][0]
+    assert end - first < 350
+    assert [number for number in range(first, end) if len(LINES[number - 1]) > 100] == []
+
+
+def test_the_file_is_short():
+    assert len(LINES) < 3000
+    assert len(SOURCE) < 150_000
+    assert len([line for line in LINES if len(line) > 110]) <= 40
+
+
+def test_functions_are_short():
+    lengths = [(node.end_lineno - node.lineno + 1, node.name) for node, _ in functions()]
+    assert [each for each in lengths if each[0] > 70] == []
+
+
+def is_shaped_by_others(function, owner):
+    """Whether its arguments are those of a protocol, or of the method that it overrides."""
+    if owner is None:
+        return False
+    body = [node for node in function.body
+            if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))]
+    return bool(owner.bases) or function.name.startswith("__") or not body
+
+
+def unused_arguments(tree):
+    for function, owner in functions(tree):
+        loaded = {node.id for node in ast.walk(function)
+                  if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+        for argument in arguments(function):
+            name = argument.arg
+            if name in loaded or name in ("self", "cls") or name.startswith("_"):
+                continue
+            if not is_shaped_by_others(function, owner):
+                yield f"line {function.lineno}: {function.name}({name})"
+
+
+def test_every_argument_is_used():
+    assert list(unused_arguments(TREE)) == []
+
+
+@pytest.mark.parametrize("code, unused", cases([
+    ("used", "def a(b): return b", []),
+    ("used by an inner function", "def a(b):\n    def c(): return b\n    return c", []),
+    ("not used", "def a(b, *, c=1, **d): return b", ["line 1: a(c)", "line 1: a(d)"]),
+    ("set before it is used", "def a(b):\n    b = 1", ["line 1: a(b)"]),
+    ("says so by its name", "def a(_b): pass", []),
+    ("method", "class A:\n    def a(self, b): return 1", ["line 2: a(b)"]),
+    ("protocol of Python", "class A:\n    def __exit__(self, *error): return 1", []),
+    ("protocol", 'class A:\n    def a(self, b):\n        """It."""', []),
+    ("override", "class A(B):\n    def a(self, b): return 1", []),
+]))
+def test_the_check_above_sees_what_is_not_used(code, unused):
+    assert list(unused_arguments(ast.parse(code))) == unused
+
+
+def test_no_dict_of_options_escapes_the_type_checker():
+    def is_any(annotation):
+        return annotation is not None and re.search(r"\bAny\b", ast.unparse(annotation))
+
+    dicts = [f"line {node.lineno}: {ast.unparse(node.target)}" for node in ast.walk(TREE)
+             if isinstance(node, ast.AnnAssign) and is_any(node.annotation)
+             and isinstance(node.value, (ast.Dict, ast.DictComp))
+             and ast.unparse(node.annotation) == "Any"]
+    # `request` is the API's own fields, of which this file knows nothing.
+    dicts += [f"line {function.lineno}: **{function.args.kwarg.arg}" for function, _ in functions()
+              if function.args.kwarg and function.args.kwarg.arg != "request"
+              and is_any(function.args.kwarg.annotation)]
+    assert dicts == []
 
 
 # --- the repository ------------------------------------------------------------------------
