@@ -80,9 +80,9 @@ AUTHORIZATIONS = [
 @pytest.mark.parametrize("args, service, token, signed, signature", cases(AUTHORIZATIONS))
 def test_authorization(args, service, token, signed, signature):
     keys = bt.Credentials("AKIDEXAMPLE", VECTOR_SECRET, token)
-    got = bt._authorization(
-        *args, service=service, region="us-east-1", credentials=keys, now=NOON
-    )
+    method, host, path, *rest = args
+    signer = bt._Signer(keys, "us-east-1", service, NOON)
+    got = bt._authorization(signer, method, host, bt._canonical_uri(path), *rest)
     assert got == [
         ("x-amz-date", "20240615T120000Z"),
         *([("x-amz-security-token", token)] if token else []),
