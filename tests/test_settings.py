@@ -66,8 +66,6 @@ PROPERTIES = [
     ("# in the first column", "# a = 1\nb = 2\n#\n", {"b": "2"}),
     ("; in the first column", "; a = 1\nb = 2\n;\n", {"b": "2"}),
     ("comment without = or space", "#a\n;b\na = 1\n", {"a": "1"}),
-    ("indented # continues", "a = 1\n # b = 2\n", {"a": "1\n# b = 2"}),
-    ("indented ; continues", "a = 1\n\t; b = 2\n", {"a": "1\n; b = 2"}),
     ("comment # after the value", "a = 1 # c\n", {"a": "1"}),
     ("comment ; after the value", "a = 1 ; c\n", {"a": "1"}),
     ("comment after a tab", "a = 1\t#c\nb = 2\t;c\n", {"a": "1", "b": "2"}),
@@ -150,10 +148,9 @@ FOREIGN = " \t!\"$&'()*,<>?[\\^`{|}~\v\x7f\u00a0\u00e9\u017f\u0663\u212a"
 
 
 @pytest.mark.parametrize("character", FOREIGN, ids=ascii)
-@pytest.mark.parametrize("kind, prefix", [("config", "profile "), ("credentials", "")])
-def test_character_outside_the_alphabet(kind, prefix, character):
-    bad = f"a{character}b"
-    text = f"[{prefix}p]\n{bad} = 1\n continued\nc = 2\n[{prefix}{bad}]\nc = 3\nnot a property\n"
+@pytest.mark.parametrize("kind, header", [("config", "[profile p]"), ("credentials", "[p]")])
+def test_character_outside_the_alphabet_of_properties(kind, header, character):
+    text = f"{header}\na{character}b = 1\n continued\nc = 2\n"
     assert parsed(text, kind) == {("profile", "p"): {"c": "2"}}
 
 
@@ -245,14 +242,13 @@ SECTIONS = [
     ("two words for a name", "config", "[profile in valid]\na = 1\n[profile p]\n", {P: {}}),
     ("no-break space after the prefix", "config", f"[profile{NBSP}q]\na = 1\n[profile p]\n",
      {P: {}}),
-    ("bad session name", "config", "[sso-session a,b]\nx = 1\n[services a,b]\ny = 2\n", {}),
     ("an unknown section ends the one before", "config", "[profile p]\na = 1\n[foo]\na = 2\n",
      {P: {"a": "1"}}),
     ("anything goes in an unknown section", "config",
      "[foo]\n continued\nno equals sign\n= no name\na =\n no sub-property\n = no name\n"
      "[profile p]\nx = 1\n", {P: {"x": "1"}}),
     ("anything goes under a bad name", "config",
-     "[profile a,b]\n continued\nno equals sign\n= no name\n[profile p]\nx = 1\n",
+     "[profile a b]\n continued\nno equals sign\n= no name\n[profile p]\nx = 1\n",
      {P: {"x": "1"}}),
 
     ("prefixes in credentials", "credentials",
@@ -280,10 +276,8 @@ BROKEN = [
     ("property after comments alone", f"# c\n\na = {PLANTED}\n", 3),
     ("continuation before any section", f" {PLANTED}\n[default]\n", 1),
     ("indented header at the top", f" [default] # {PLANTED}\n", 1),
-    ("indented comment at the top", f"\t# {PLANTED}\n", 1),
     ("continuation after a header", f"[default]\n {PLANTED}\n", 2),
     ("continuation after a header and a blank line", f"[default]\n\n# c\n\t{PLANTED}\n", 4),
-    ("indented property after a header", f"[default]\n a = {PLANTED}\n", 2),
     ("continuation after a header given again", f"[default]\na = 1\n[default]\n {PLANTED}\n", 4),
     ("header without a bracket", f"[{PLANTED}\n", 1),
     ("header with its bracket on the next line", f"[{PLANTED}\n]\n", 1),
@@ -305,7 +299,6 @@ BROKEN = [
     ("sub-property without =", f"[default]\na =\n {PLANTED}\n", 3),
     ("second sub-property without =", f"[default]\na =\n b = 1\n\n {PLANTED}\n", 5),
     ("sub-property without a name", f"[default]\na =\n = {PLANTED}\n", 3),
-    ("indented comment as sub-property", f"[default]\na =\n # {PLANTED}\n", 3),
 ]
 
 
@@ -416,33 +409,6 @@ def test_one_file_is_enough(environ, tmp_path):
 
 
 # --- where the files are -------------------------------------------------------------------
-
-# A home in {1}, another in {2}, and one in {drive} + {path}; each has a region of its own.
-LAST_HOME = {"HOMEDRIVE": "{drive}", "HOMEPATH": "{path}"}
-
-HOMES = [
-    ("HOME first", {"HOME": "{1}", "USERPROFILE": "{2}", **LAST_HOME}, "us-west-1"),
-    ("USERPROFILE next", {"USERPROFILE": "{2}", **LAST_HOME}, "us-west-2"),
-    ("HOMEDRIVE and HOMEPATH last", LAST_HOME, "us-west-3"),
-    ("empty HOME is none", {"HOME": "", "USERPROFILE": "{2}", **LAST_HOME}, "us-west-2"),
-    ("empty USERPROFILE is none", {"USERPROFILE": "", **LAST_HOME}, "us-west-3"),
-]
-
-
-@pytest.mark.parametrize("variables, want", cases(HOMES))
-def test_home(environ, tmp_path, variables, want):
-    homes = [str(tmp_path / region) for region in ("us-west-1", "us-west-2", "us-west-3")]
-    for home in homes:
-        region = Path(home).name
-        write_home({"HOME": home}, f"[default]\nregion = {region}\n", "[default]\n" + keys(region))
-    # A drive is two characters long on Windows.
-    parts = {"drive": homes[2][:2], "path": homes[2][2:]}
-    del environ["HOME"]
-    environ.update({name: value.format("", homes[0], homes[1], **parts)
-                    for name, value in variables.items()})
-    assert load_region(environ=environ) == want
-    assert load_credentials(environ=environ).access_key_id == f"AKIA{want}"
-
 
 # The variables, and the key and region of the files that are read.
 PLACES = [

@@ -210,9 +210,6 @@ REFUSED_ROLES = [
      ["profile p", "credential_source Ec2InstanceMetadata"]),
     ("role_arn is a name",
      profile("p", "role_arn = Admin", "source_profile = base"), ["profile p", "role_arn"]),
-    ("role_arn of a user",
-     profile("p", "role_arn = arn:aws:iam::123456789012:user/x", "source_profile = base"),
-     ["profile p", "role_arn"]),
 ]
 
 
