@@ -403,7 +403,7 @@ class Sts(Fake):
             token = form.get("WebIdentityToken")
             require(token and token == self.web_identity_token,
                     400, "InvalidIdentityToken", "The web identity token provided is not valid")
-        role = re.fullmatch("arn:aws[a-z-]*:iam::[0-9]{12}:role/(.+/)?([^/]+)",
+        role = re.fullmatch("arn:aws[a-z-]*:iam::[0-9]+:role/(.+/)?([^/]+)",
                             form.get("RoleArn", ""))
         session = re.fullmatch("[A-Za-z0-9_+=,.@-]{2,64}", form.get("RoleSessionName", ""))
         seconds = form.get("DurationSeconds", "3600")
