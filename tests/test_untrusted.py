@@ -164,9 +164,11 @@ def secret_of(services, name):
 
 
 def disguises_for(name):
-    """A code of six digits is too short to be recognised in parts."""
-    return DISGUISES if name != "sts, MFA code" else [
-        row for row in DISGUISES if "half" not in row[0]]
+    if name in ("converse_stream", "container", "container, from a file"):  # as their neighbours
+        return DISGUISES[:1]
+    if name == "sts, MFA code":  # six digits are too few to be recognised in parts
+        return [row for row in DISGUISES if "half" not in row[0]]
+    return DISGUISES
 
 
 @pytest.mark.parametrize("name, disguise", cases(
@@ -174,7 +176,7 @@ def disguises_for(name):
 def test_secret_in_a_message(services, name, disguise):
     text = disguise(secret_of(services, name))
     message, shown = refused(services, name, answer(400, {
-        "message": f"Not good: {text}", "error": "invalid_grant",
+        "message": f"Not good: {text}", "error": "invalid_request",
         "error_description": f"Not good: {text}"}))
     assert shown == []
     assert "Not good" in message
@@ -252,7 +254,8 @@ def exception_frame(code, message):
                   (":content-type", "application/json")], json.dumps({"message": message}).encode())
 
 
-@pytest.mark.parametrize("disguise", cases(DISGUISES))
+@pytest.mark.parametrize("disguise", cases(
+    row for row in DISGUISES if row[0] in ("as it is", "percent-encoded", "first half", "in lines")))
 @pytest.mark.parametrize("make", [
     lambda text: [error_frame(text, "m")], lambda text: [error_frame("c", text)],
     lambda text: [exception_frame(text, "m")], lambda text: [exception_frame("c", text)],
@@ -631,11 +634,14 @@ def command(environ, runtime):
     return command
 
 
-def run(started):
-    done = subprocess.run(**started, capture_output=True, timeout=60)
-    out, err = done.stdout.decode(), done.stderr.decode()
-    assert "Traceback" not in err and "Error:" not in err
-    return done.returncode, out, err
+@pytest.fixture
+def run(command, monkeypatch, capsys):
+    """The command line in this process: its status, stdout and stderr; an exception fails the test."""
+    def run(*arguments):
+        for name, value in command()["env"].items():
+            monkeypatch.setenv(name, value)
+        return bt.main(list(arguments)), *capsys.readouterr()
+    return run
 
 
 CONVERSE = ["converse", "--model", MODEL, "Hello"]
@@ -675,10 +681,10 @@ def bare(kind, payload):
     ("tokens are null", event("metadata", {"usage": {"inputTokens": None, "outputTokens": [1]}})),
     ("metadata is null", bare("metadata", b"null")),
 ]))
-def test_malformed_event(command, runtime, part):
+def test_malformed_event(run, runtime, part):
     """Nothing is asked but that the text before is there, and that there is no traceback."""
     runtime.parts = [HELLO, part, STOP]
-    status, out, err = run(command(*CONVERSE))
+    status, out, err = run(*CONVERSE)
     assert status in (0, 1)
     assert out.startswith("Hello")
     if status == 1:
@@ -689,18 +695,18 @@ def test_malformed_event(command, runtime, part):
                                   b'{"output": null, "usage": null}', b'{"output": {"message": 5}}'],
                          ids=lambda body: str(body[:20]))
 @pytest.mark.parametrize("arguments", [["check"], ["check", "--model", MODEL]], ids=["", "model"])
-def test_malformed_answer_to_check(command, runtime, body, arguments):
+def test_malformed_answer_to_check(run, runtime, body, arguments):
     runtime.faults = [answer(200, body)]
-    status, out, err = run(command(*arguments))
+    status, out, err = run(*arguments)
     assert (status, out) == (1, "") or (status, err) == (0, "")
 
 
 @pytest.mark.parametrize("body", cases(BAD_ERRORS[:9]))
 @pytest.mark.parametrize("arguments", [["check"], ["check", "--model", MODEL], CONVERSE],
                          ids=["check", "model", "converse"])
-def test_malformed_error_of_a_command(command, runtime, body, arguments):
+def test_malformed_error_of_a_command(run, runtime, body, arguments):
     runtime.faults = [answer(400, body)]
-    status, out, err = run(command(*arguments))
+    status, out, err = run(*arguments)
     assert status in (0, 1)
     assert hostile_in(out + err) == set()
 
@@ -708,10 +714,10 @@ def test_malformed_error_of_a_command(command, runtime, body, arguments):
 @pytest.mark.parametrize("arguments", [["check"], ["check", "--model", MODEL], CONVERSE],
                          ids=["check", "model", "converse"])
 @pytest.mark.parametrize("status", [400, 403, 404])
-def test_control_characters_of_a_command(command, runtime, arguments, status):
+def test_control_characters_of_a_command(run, runtime, arguments, status):
     runtime.faults = [answer(status, {"message": "not authorized to perform " + HOSTILE},
                              [("x-amzn-ErrorType", LATIN), ("x-amzn-RequestId", LATIN)])]
-    _, out, err = run(command(*arguments))
+    _, out, err = run(*arguments)
     assert "before" in out + err and "after" in out + err
     assert hostile_in(out + err) == set()
 
@@ -778,8 +784,8 @@ def test_error_on_a_terminal(command, runtime, make):
 def test_text_of_a_model_that_goes_elsewhere(command, runtime):
     """Who reads a pipe or a file gets what the model said."""
     runtime.parts = [event("contentBlockDelta", {"delta": {"text": TEXT + HOSTILE}}), STOP]
-    status, out, _ = run(command(*CONVERSE))
-    assert (status, out) == (0, TEXT + HOSTILE + "\n")
+    done = subprocess.run(**command(*CONVERSE), capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout.decode()) == (0, TEXT + HOSTILE + "\n")
 
 
 # --- a stderr that takes nothing -----------------------------------------------------------
