@@ -13,10 +13,9 @@ import pytest
 
 import bedrock_token as bt
 from tests.fake_aws import PEM, BedrockRuntime, Endless
-from tests.helpers import KEYS, MESSAGES, SECRET, cases, write_home
+from tests.helpers import ARN, KEYS, MESSAGES, MODEL, STATIC, cases, write_home
 
-MODEL = "amazon.nova-micro-v1:0"
-TOKEN = bt.get_token(bt.Credentials("AKIAIOSFODNN7EXAMPLE", SECRET), "us-east-1")
+TOKEN = bt.get_token(STATIC, "us-east-1")
 SOON = 0.2  # seconds
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -152,7 +151,7 @@ def test_instance_metadata(environ, first, piece, every):
 def test_credential_services(environ, home):
     """Their time limits are fixed, 5 and 10 seconds: all wait at once, in one test."""
     (home / "web").write_text("web.identity.token")
-    role = "arn:aws:iam::123456789012:role/R"
+    role = ARN + "R"
     write_home(environ, f"[profile role]\nrole_arn = {role}\ncredential_source = Environment\n"
                f"[profile web]\nrole_arn = {role}\nweb_identity_token_file = ~/web\n")
     starts = {

@@ -10,14 +10,14 @@ import pytest
 import bedrock_token as bt
 from tests.fake_aws import (
     REQUEST_ID, BedrockRuntime, Forever, LateContainer, Oidc, SsoPortal, Sts, answer, close, html,
-    redirect, role_keys,
+    raw, redirect, role_keys,
 )
-from tests.helpers import ENV_BASE, LATER, MESSAGES, SECRET, SSO_CACHE, cases, write_home
+from tests.helpers import (
+    ARN, ENV_BASE, LATER, MESSAGES, MODEL, SSO_CACHE, STATIC, WEB_TOKEN, cases, key_of, write_home,
+)
 
-MODEL = "amazon.nova-micro-v1:0"
-TOKEN = bt.get_token(bt.Credentials("AKIAIOSFODNN7EXAMPLE", SECRET), "us-east-1")
-ROLE = "arn:aws:iam::123456789012:role/R"
-WEB_TOKEN = "web.identity.token"
+TOKEN = bt.get_token(STATIC, "us-east-1")
+ROLE = ARN + "R"
 SERIAL = "arn:aws:iam::123456789012:mfa/me"
 CODE = "012345"
 
@@ -35,14 +35,6 @@ def reset(handler):
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
     handler.connection.close()
     handler.close_connection = True
-
-
-def raw(data):
-    """Not an answer in HTTP, but this."""
-    def send(handler):
-        handler.wfile.write(data)
-        handler.close_connection = True
-    return send
 
 
 # --- STS -----------------------------------------------------------------------------------
@@ -79,14 +71,14 @@ PASSING = [
 @pytest.mark.parametrize("code", PASSING)
 def test_code_that_passes(sts, load, code):
     sts.faults = [refusal(code)]
-    assert load("role").access_key_id == role_keys("R")[0]
+    assert load("role").access_key_id == key_of("R")
     assert len(sts.requests) == 2
 
 
 @pytest.mark.parametrize("code", PASSING)
 def test_code_that_passes_for_a_web_identity(sts, load, code):
     sts.faults = [refusal(code), refusal(code)]
-    assert load("web").access_key_id == role_keys("R")[0]
+    assert load("web").access_key_id == key_of("R")
     assert [request.form["WebIdentityToken"] for request in sts.requests] == [WEB_TOKEN] * 3
 
 
@@ -183,7 +175,7 @@ def test_refresh_token_is_sent_once(environ, sso, fault):
 def test_portal_is_asked_again(environ, sso, fault):
     portal, oidc = sso
     portal.faults = [fault]
-    assert bt.load_credentials("p", environ=environ).access_key_id == role_keys("Dev")[0]
+    assert bt.load_credentials("p", environ=environ).access_key_id == key_of("Dev")
     assert len(portal.requests) == 2
     assert len(oidc.requests) == 1
 
@@ -196,7 +188,7 @@ def test_agent_that_comes_up_later(environ, authorization):
         environ["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = agent.url + "/credentials"
         environ["AWS_CONTAINER_AUTHORIZATION_TOKEN"] = authorization or ""
         got = bt.load_credentials(environ=environ)
-    assert got.access_key_id == role_keys("container")[0]
+    assert got.access_key_id == key_of("container")
     assert len(agent.requests) == 1
 
 
@@ -206,7 +198,7 @@ def test_agent_that_comes_up_later_for_a_role(environ, home, sts):
     write_home(environ, f"[profile p]\nrole_arn = {ROLE}\ncredential_source = EcsContainer\n")
     with LateContainer() as agent:
         environ["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = agent.url + "/credentials"
-        assert bt.load_credentials("p", environ=environ).access_key_id == role_keys("R")[0]
+        assert bt.load_credentials("p", environ=environ).access_key_id == key_of("R")
 
 
 # --- model calls ---------------------------------------------------------------------------

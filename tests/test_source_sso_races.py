@@ -8,23 +8,21 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 from threading import Barrier, Event, Timer
 
 import pytest
 
-import bedrock_token
-from bedrock_token import CredentialsError, decode_token, get_token, load_credentials
-from tests.fake_aws import Forever, Oidc, SsoPortal, answer, hang, role_keys
-from tests.helpers import LATER, LOGIN_CACHE, NOW, SSO_CACHE, cases, everything_in, posix, write_home
+from bedrock_token import CredentialsError, get_token, load_credentials
+from tests.fake_aws import Forever, Oidc, SsoPortal, answer, hang
+from tests.helpers import (
+    FILE, LATER, LEGACY_SSO_CACHE, LOGIN_CACHE, NOW, SSO_CACHE, START_URL, cases, everything_in, key_at, key_of,
+    posix, write_home,
+)
 
-FOLDER = Path(bedrock_token.__file__).parent
-DEV = role_keys("Dev")[0]
+FOLDER = FILE.parent
+DEV = key_of("Dev")
 HINT = "aws sso login --profile p"
 LOGIN_HINT = "aws login --profile p"
-START_URL = "https://corp.awsapps.com/start"
-# printf https://corp.awsapps.com/start | sha1sum
-LEGACY_FILE = "a51746d4aa793ae07b25e90c3a5db96fc7832bd7.json"
 ACCOUNT = "sso_account_id = 123456789012\nsso_role_name = Dev\n"
 SESSION = (f"[sso-session corp]\nsso_region = us-east-1\nsso_start_url = {START_URL}\n"
            f"[profile p]\nsso_session = corp\n{ACCOUNT}")
@@ -51,12 +49,6 @@ def login_cache(left):
     return {"accessToken": {
         "accessKeyId": "ASIALOGIN", "secretAccessKey": "planted-secret",
         "sessionToken": "planted-session", "accountId": "123456789012", "expiresAt": at(left)}}
-
-
-def key_at(now, environ):
-    """The key id of profile p's credentials at that time."""
-    token = get_token(None, "us-west-2", profile="p", environ=environ, now=now)
-    return decode_token(token)["access_key_id"]
 
 
 @pytest.fixture
@@ -199,7 +191,7 @@ HALF_WRITTEN = [("empty", lambda text: ""), ("one brace", lambda text: "{"),
 @pytest.mark.parametrize("half", cases(HALF_WRITTEN))
 @pytest.mark.parametrize("config, name, content", cases([
     ("session", SESSION, SSO_CACHE, session_cache(7200)),
-    ("legacy", LEGACY, os.path.join(os.path.dirname(SSO_CACHE), LEGACY_FILE), session_cache(7200)),
+    ("legacy", LEGACY, LEGACY_SSO_CACHE, session_cache(7200)),
     ("login", LOGIN, LOGIN_CACHE, login_cache(900)),
 ]))
 def test_cache_that_is_whole_soon(environ, home, portal, config, name, content, half):

@@ -11,24 +11,24 @@ import textwrap
 import threading
 from base64 import b64encode
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 from urllib.parse import quote, quote_plus, unquote
 from xml.sax.saxutils import escape
 
 import pytest
 
 import bedrock_token as bt
+from tests import fake_aws
 from tests.fake_aws import (
     NOT_VALID, BedrockRuntime, Fake, Forever, Imds, answer, event, frame, stream,
 )
 from tests.helpers import (
-    ENV_BASE, KEYS, LATER, MESSAGES, SECRET, SSO_CACHE, cases, everything_in, posix, write_home,
+    ARN, ENV_BASE, FILE, KEYS, LATER, MESSAGES, MODEL, SECRET, SSO_CACHE, START_URL, cases,
+    everything_in, posix, write_home,
 )
 
-FILE = Path(bt.__file__)
-MODEL = "amazon.nova-micro-v1:0"
-TOKEN = bt.get_token(bt.Credentials("AKIAIOSFODNN7EXAMPLE", SECRET, "session/of+the=caller"), "us-east-1")
-ROLE = "arn:aws:iam::123456789012:role/R"
+TOKEN = bt.get_token(
+    bt.Credentials("AKIAIOSFODNN7EXAMPLE", SECRET, "session/of+the=caller"), "us-east-1")
+ROLE = ARN + "R"
 SERIAL = "arn:aws:iam::123456789012:mfa/me"
 
 # Long, with characters that disguises change, and without any run of letters in common.
@@ -44,11 +44,7 @@ PASSWORD = "pw/Zu7@kR3:vQ9+nL5=tX1"
 
 
 def raw(text):
-    """Not a service's answer, but this; {...} are headers of the request."""
-    def send(handler):
-        handler.wfile.write(text.encode("latin-1"))
-        handler.close_connection = True
-    return send
+    return fake_aws.raw(text.encode("latin-1"))
 
 
 # --- secrets in errors ---------------------------------------------------------------------
@@ -88,7 +84,7 @@ DISGUISES = [
 def services(environ, home):
     """One server for all: (load, secret) by name, and the server."""
     write_home(environ, (
-        "[sso-session corp]\nsso_region = us-east-1\nsso_start_url = https://corp.awsapps.com/start\n"
+        f"[sso-session corp]\nsso_region = us-east-1\nsso_start_url = {START_URL}\n"
         "[profile sso]\nsso_session = corp\nsso_account_id = 123456789012\nsso_role_name = Dev\n"
         f"[profile role]\nrole_arn = {ROLE}\ncredential_source = Environment\n"
         f"external_id = {EXTERNAL_ID}\nmfa_serial = {SERIAL}\n"
@@ -821,14 +817,16 @@ def test_token_with_a_full_stderr(command, soon, options):
 
 
 @full
-@pytest.mark.parametrize("arguments, status", cases([
-    ("failure", ["--region", "us-east-1", "--profile", "nobody"], 1),
-    ("command that is missing", ["exec", "--", "no-such-program"], 127),
-    ("usage", ["--no-such-option"], 2),
+@pytest.mark.parametrize("arguments, statuses", cases([
+    ("failure", ["--region", "us-east-1", "--profile", "nobody"], [1]),
+    ("command that is missing", ["exec", "--", "no-such-program"], [127]),
+    # argparse itself fails to write, in Python 3.9.
+    ("usage", ["--no-such-option"], [1, 2]),
 ]))
-def test_failure_with_a_full_stderr(command, arguments, status):
+def test_failure_with_a_full_stderr(command, arguments, statuses):
     done = with_full_stderr(command(*arguments))
-    assert (done.returncode, done.stdout) == (status, b"")
+    assert done.returncode in statuses
+    assert done.stdout == b""
 
 
 @full
