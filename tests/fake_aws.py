@@ -631,3 +631,117 @@ class Proxy(Fake):
     def _end_to_end(self, headers):
         return {name: value for name, value in headers.items()
                 if name.lower() not in self.hop_by_hop}
+
+
+class LateContainer(Container):
+    """An agent that comes up a second after the process: until then its port refuses."""
+
+    def __enter__(self):
+        self._server = _Server(("127.0.0.1", 0), _Handler, bind_and_activate=False)
+        self._server.server_bind()
+        self._server.fake = self
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._listens = False
+        self._timer = threading.Timer(1, self._listen)
+        self._timer.start()
+        return self
+
+    def _listen(self):
+        self._listens = True
+        self._server.server_activate()
+        threading.Thread(target=self._server.serve_forever, args=(0.005,), daemon=True).start()
+
+    def __exit__(self, kind, error, trace):
+        self._timer.cancel()
+        self._timer.join()
+        if self._listens:
+            super().__exit__(kind, error, trace)
+        else:
+            self._server.server_close()
+
+
+class Endless:
+    """A server that never finishes what it says, and notes which side gave up.
+
+    It reads the head of a request, or a client's TLS greeting, and sends `first`, then `piece` again
+    and again, `every` seconds apart. With a `pem` it is a proxy that tunnels to itself, and says all
+    that inside TLS. It stops by its own clock: a client that keeps to its time limit has left before.
+    """
+
+    bound = 20  # seconds
+
+    def __init__(self, first, piece, every=0.01, pem=None):
+        self.first, self.piece, self.every = first, piece, every
+        self.context = None
+        if pem:
+            self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self.context.load_cert_chain(pem)
+        self._ends = []
+        self._threads = []
+
+    def __enter__(self):
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, kind, error, trace):
+        # Closing alone does not wake a thread that waits in accept.
+        with socket.create_connection(self._listener.getsockname(), 5):
+            self._listener.close()
+
+    def ends(self):
+        """How each connection ended: "client left" or "bound reached"."""
+        for thread in list(self._threads):
+            thread.join(2 * self.bound)
+        return list(self._ends)
+
+    def _accept(self):
+        while True:
+            try:
+                link, _ = self._listener.accept()
+            except OSError:
+                return
+            thread = threading.Thread(target=self._serve, args=(link,), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, link):
+        try:
+            with link:
+                self._ends.append(self._talk(link, time.monotonic() + self.bound))
+        except socket.timeout:  # an OSError of its own before Python 3.10
+            self._ends.append("bound reached")
+        except OSError:
+            self._ends.append("client left")
+
+    def _talk(self, link, deadline):
+        link.settimeout(self.bound)
+        self._read_head(link)
+        if self.context:
+            link.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            link = self.context.wrap_socket(link, server_side=True)
+            self._read_head(link)
+        link.sendall(self.first)
+        while time.monotonic() < deadline:
+            link.sendall(self.piece)
+            if self.every and self._has_left(link):
+                return "client left"
+        return "bound reached"
+
+    def _read_head(self, link):
+        head = b""
+        while b"\r\n\r\n" not in head and head[:1] != b"\x16":
+            more = link.recv(65536)
+            if not more:
+                raise ConnectionResetError
+            head += more
+
+    def _has_left(self, link):
+        link.settimeout(self.every)
+        try:
+            return link.recv(65536) == b""
+        except socket.timeout:
+            return False
+        finally:
+            link.settimeout(self.bound)

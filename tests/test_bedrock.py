@@ -474,7 +474,6 @@ def test_no_usable_answer(fault, runtime, environ):
 @pytest.mark.parametrize("fault", cases([
     ("503", answer(503)),
     ("429", answer(429, {"message": "Too many requests"})),
-    ("closed before an answer", fake_aws.close),
 ]))
 def test_tried_again(fault, call, runtime):
     runtime.faults += [fault]

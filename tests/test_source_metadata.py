@@ -209,8 +209,9 @@ def late(handler):
 
 # Faults, variables, how many requests there are, and the error.
 IMPATIENCE = [
-    ("default", [Forever(hang)], {}, 1, NoCredentialsError),
-    ("timeout", [Forever(hang)], {"AWS_METADATA_SERVICE_TIMEOUT": "0.1"}, 1, NoCredentialsError),
+    # The second looks whether a hop limit swallows the answer to the first.
+    ("default", [Forever(hang)], {}, 2, NoCredentialsError),
+    ("timeout", [Forever(hang)], {"AWS_METADATA_SERVICE_TIMEOUT": "0.1"}, 2, NoCredentialsError),
     ("keys", [None, None, Forever(hang)], {"AWS_METADATA_SERVICE_TIMEOUT": "0.4"}, 3,
      CredentialsError),
 ]

@@ -2,23 +2,19 @@
 
 import json
 import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from pathlib import Path
 from threading import Barrier
 
 import pytest
 
-import bedrock_token
 from bedrock_token import CredentialsError, NoCredentialsError, get_token, load_credentials
 from tests.fake_aws import (
     PEM, Fake, Forever, Oidc, SsoPortal, answer, refused_url, role_keys, tunnel,
 )
 from tests.helpers import (
     EARLIER, LATER, LEGACY_SSO_CACHE, NOW, SSO_CACHE, START_URL, cases, everything_in, key_at, keys,
-    posix, rfc3339, write_home,
+    rfc3339, write_home,
 )
 
 SESSION_FILE = SSO_CACHE.rpartition("/")[2]
@@ -419,38 +415,6 @@ def test_all_renew_at_once(environ, file):
     tokens = {f"access-token-{number}" for number in range(1, count + 1)}
     assert {request.headers["x-amz-sso_bearer_token"] for request in portal.requests} == tokens
     assert json.loads(file.read_text())["accessToken"] in tokens
-    assert os.listdir(file.parent) == [SESSION_FILE]
-
-
-def test_cache_that_cannot_be_written(environ, file, portal):
-    portal.access_token = "access-token-1"
-    file.parent.chmod(0o500)  # which does not stop root: hence the next test
-    try:
-        assert load_credentials("p", environ=environ).access_key_id == DEV[0]
-    finally:
-        file.parent.chmod(0o700)
-    assert json.loads(file.read_text())
-    assert os.listdir(file.parent) == [SESSION_FILE]
-
-
-FULL_DISK = """
-import resource, sys
-_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-import bedrock_token
-resource.setrlimit(resource.RLIMIT_FSIZE, (0, most))
-print(bedrock_token.load_credentials("p").access_key_id)
-"""
-
-
-@posix("needs resource limits")
-def test_full_disk(environ, file, portal):
-    before = file.read_text()
-    portal.access_token = "access-token-1"
-    done = subprocess.run(
-        [sys.executable, "-B", "-c", FULL_DISK], env=environ, capture_output=True, text=True,
-        cwd=Path(bedrock_token.__file__).parent, timeout=60)
-    assert (done.stdout, done.stderr) == (DEV[0] + "\n", "")
-    assert file.read_text() == before
     assert os.listdir(file.parent) == [SESSION_FILE]
 
 

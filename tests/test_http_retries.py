@@ -1,0 +1,259 @@
+"""What is asked again, and what never is: codes and tokens that are spent by being sent, model calls."""
+
+import json
+import os
+import socket
+import struct
+
+import pytest
+
+import bedrock_token as bt
+from tests.fake_aws import (
+    REQUEST_ID, BedrockRuntime, Forever, LateContainer, Oidc, SsoPortal, Sts, answer, close, html,
+    raw, redirect, role_keys,
+)
+from tests.helpers import (
+    ARN, ENV_BASE, LATER, MESSAGES, MODEL, SSO_CACHE, STATIC, WEB_TOKEN, cases, key_of, write_home,
+)
+
+TOKEN = bt.get_token(STATIC, "us-east-1")
+ROLE = ARN + "R"
+SERIAL = "arn:aws:iam::123456789012:mfa/me"
+CODE = "012345"
+
+
+def refusal(code, status=400):
+    """How STS refuses."""
+    return answer(status, (
+        f"<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>Not now</Message>"
+        "</Error></ErrorResponse>"), [("Content-Type", "text/xml"), REQUEST_ID])
+
+
+def reset(handler):
+    """Break the connection off without an answer."""
+    at_once = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+    handler.connection.close()
+    handler.close_connection = True
+
+
+# --- STS -----------------------------------------------------------------------------------
+
+@pytest.fixture
+def sts(environ):
+    with Sts(keys={"AKIABASE": ("secret-BASE", None)}, web_identity_token=WEB_TOKEN) as fake:
+        environ.update(ENV_BASE, AWS_ENDPOINT_URL_STS=fake.url)
+        yield fake
+
+
+@pytest.fixture
+def load(environ, home, sts):
+    """Loads the credentials of role R, which is assumed in this or that way."""
+    (home / "web").write_text(WEB_TOKEN)
+    write_home(environ, f"[profile role]\nrole_arn = {ROLE}\ncredential_source = Environment\n"
+               f"[profile web]\nrole_arn = {ROLE}\nweb_identity_token_file = ~/web\n"
+               f"[profile mfa]\nrole_arn = {ROLE}\ncredential_source = Environment\n"
+               f"mfa_serial = {SERIAL}\n")
+
+    def load(profile):
+        return bt.load_credentials(profile, environ=environ, mfa_code=lambda serial: CODE)
+    return load
+
+
+PASSING = [
+    "Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled",
+    "RequestThrottledException", "RequestLimitExceeded", "TooManyRequestsException", "SlowDown",
+    "PriorRequestNotComplete", "BandwidthLimitExceeded", "IDPCommunicationError", "RequestTimeout",
+    "RequestTimeoutException",
+]
+
+
+@pytest.mark.parametrize("code", PASSING)
+def test_code_that_passes(sts, load, code):
+    sts.faults = [refusal(code)]
+    assert load("role").access_key_id == key_of("R")
+    assert len(sts.requests) == 2
+
+
+@pytest.mark.parametrize("code", PASSING)
+def test_code_that_passes_for_a_web_identity(sts, load, code):
+    sts.faults = [refusal(code), refusal(code)]
+    assert load("web").access_key_id == key_of("R")
+    assert [request.form["WebIdentityToken"] for request in sts.requests] == [WEB_TOKEN] * 3
+
+
+@pytest.mark.parametrize("profile", ["role", "web"])
+def test_code_that_does_not_pass(sts, load, profile):
+    sts.faults = [Forever(refusal("Throttling"))]
+    with pytest.raises(bt.CredentialsError, match="Throttling: Not now"):
+        load(profile)
+    assert len(sts.requests) == 3
+
+
+@pytest.mark.parametrize("profile", ["role", "web"])
+@pytest.mark.parametrize("code, status", [
+    ("AccessDenied", 403), ("ExpiredToken", 400), ("ExpiredTokenException", 400),
+    ("ValidationError", 400), ("InvalidIdentityToken", 400), ("IDPRejectedClaim", 403),
+    ("MalformedPolicyDocument", 400), ("PackedPolicyTooLarge", 400), ("NotThrottling", 400),
+    ("Throttlings", 400), ("RegionDisabledException", 403), ("IncompleteSignature", 400),
+])
+def test_code_that_is_final(sts, load, profile, code, status):
+    sts.faults = [refusal(code, status)]
+    with pytest.raises(bt.CredentialsError, match=code):
+        load(profile)
+    assert len(sts.requests) == 1
+
+
+TROUBLE = [
+    ("503", answer(503)),
+    ("500", html(500)),
+    ("429", answer(429)),
+    ("Throttling", refusal("Throttling")),
+    ("RequestTimeout", refusal("RequestTimeout")),
+    ("closed", close),
+    ("reset", reset),
+    ("not HTTP", raw(b"SSH-2.0-OpenSSH_9.6\r\n")),
+    ("cut off in the first line", raw(b"HTTP/1.1 20")),
+    ("cut off in the headers", raw(b"HTTP/1.1 200 OK\r\nContent-Ty")),
+    ("cut off in the body", raw(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n<")),
+    ("redirect", redirect("/", 307)),
+]
+
+
+@pytest.mark.parametrize("fault", cases(TROUBLE))
+def test_mfa_code_is_sent_once(sts, load, fault):
+    sts.faults = [fault]
+    with pytest.raises(bt.CredentialsError) as caught:
+        load("mfa")
+    assert [request.form["TokenCode"] for request in sts.requests] == [CODE]
+    assert CODE not in str(caught.value)
+
+
+def test_mfa_code_of_assume_role_is_sent_once(environ, sts):
+    sts.faults = [answer(503)]
+    source = bt.assume_role(ROLE, credentials=bt.Credentials("AKIABASE", "secret-BASE"),
+                            mfa_serial=SERIAL, mfa_code=lambda serial: CODE, environ=environ)
+    with pytest.raises(bt.CredentialsError):
+        source()
+    assert len(sts.requests) == 1
+
+
+# --- IAM Identity Center -------------------------------------------------------------------
+
+@pytest.fixture
+def sso(environ, home):
+    """A session that has to be renewed; its portal and OIDC."""
+    write_home(environ, "[sso-session corp]\nsso_region = us-east-1\n"
+               "sso_start_url = https://corp.awsapps.com/start\n[profile p]\nsso_session = corp\n"
+               "sso_account_id = 123456789012\nsso_role_name = Dev\n")
+    file = home / SSO_CACHE
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({
+        "accessToken": "access-token-0", "expiresAt": "2025-07-01T12:00:00Z",
+        "clientId": "client-id", "clientSecret": "client-secret", "registrationExpiresAt": LATER,
+        "refreshToken": "refresh-token"}))
+    with SsoPortal(access_token="access-token-1") as portal, Oidc() as oidc:
+        environ.update(AWS_ENDPOINT_URL_SSO=portal.url, AWS_ENDPOINT_URL_SSO_OIDC=oidc.url)
+        yield portal, oidc
+
+
+@pytest.mark.parametrize("fault", cases(TROUBLE))
+def test_refresh_token_is_sent_once(environ, sso, fault):
+    portal, oidc = sso
+    oidc.faults = [fault]
+    with pytest.raises(bt.CredentialsError, match="aws sso login --profile p"):
+        bt.load_credentials("p", environ=environ)
+    assert [request.json["refreshToken"] for request in oidc.requests] == ["refresh-token"]
+    assert portal.requests == []
+
+
+@pytest.mark.parametrize("fault", cases([
+    ("429", answer(429, {"message": "Too many"}, [("x-amzn-ErrorType", "TooManyRequestsException")])),
+    ("503", answer(503)),
+    ("closed", close),
+]))
+def test_portal_is_asked_again(environ, sso, fault):
+    portal, oidc = sso
+    portal.faults = [fault]
+    assert bt.load_credentials("p", environ=environ).access_key_id == key_of("Dev")
+    assert len(portal.requests) == 2
+    assert len(oidc.requests) == 1
+
+
+# --- the container's agent -----------------------------------------------------------------
+
+@pytest.mark.parametrize("authorization", [None, "agent-token"])
+def test_agent_that_comes_up_later(environ, authorization):
+    with LateContainer(authorization=authorization) as agent:
+        environ["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = agent.url + "/credentials"
+        environ["AWS_CONTAINER_AUTHORIZATION_TOKEN"] = authorization or ""
+        got = bt.load_credentials(environ=environ)
+    assert got.access_key_id == key_of("container")
+    assert len(agent.requests) == 1
+
+
+def test_agent_that_comes_up_later_for_a_role(environ, home, sts):
+    key_id, secret, session_token = role_keys("container")
+    sts.keys = {key_id: (secret, session_token)}
+    write_home(environ, f"[profile p]\nrole_arn = {ROLE}\ncredential_source = EcsContainer\n")
+    with LateContainer() as agent:
+        environ["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = agent.url + "/credentials"
+        assert bt.load_credentials("p", environ=environ).access_key_id == key_of("R")
+
+
+# --- model calls ---------------------------------------------------------------------------
+
+def stream_to_its_end(*args, **options):
+    return list(bt.converse_stream(*args, **options))
+
+
+@pytest.fixture
+def runtime():
+    with BedrockRuntime() as fake:
+        yield fake
+
+
+@pytest.fixture(params=[bt.converse, stream_to_its_end], ids=["converse", "stream"])
+def call(request, environ, runtime):
+    def call(**options):
+        return request.param(MODEL, MESSAGES, token=TOKEN, environ={
+            **environ, "AWS_ENDPOINT_URL_BEDROCK_RUNTIME": runtime.url}, **options)
+    return call
+
+
+@pytest.mark.parametrize("fault", cases([
+    ("closed", close),
+    ("reset", reset),
+    ("cut off in the first line", raw(b"HTTP/1.1 20")),
+    ("cut off in the headers", raw(b"HTTP/1.1 200 OK\r\nContent-Ty")),
+    ("cut off in the body", raw(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{")),
+    ("500", answer(500, {"message": "It broke"})),
+    ("502", html(502)),
+    ("504", html(504)),
+    ("408", answer(408, {"message": "The model took too long"})),
+    ("424", answer(424, {"message": "The model failed"})),
+]))
+def test_call_that_may_have_been_made_is_not_repeated(call, runtime, fault):
+    runtime.faults = [fault]
+    with pytest.raises(bt.BedrockTokenError) as caught:
+        call()
+    assert str(TOKEN) not in str(caught.value)
+    assert len(runtime.requests) == 1
+
+
+@pytest.mark.parametrize("fault", cases([
+    ("429", answer(429, {"message": "Too many tokens"}, [("x-amzn-ErrorType", "ThrottlingException")])),
+    ("503", answer(503, {"message": "Busy"}, [("x-amzn-ErrorType", "ServiceUnavailableException")])),
+]))
+def test_call_that_was_turned_away_is_repeated(call, runtime, fault):
+    runtime.faults = [fault]
+    assert call()
+    first, second = runtime.requests
+    assert first.body == second.body
+
+
+def test_call_that_is_turned_away_and_then_cut_off(call, runtime):
+    runtime.faults = [answer(503), close]
+    with pytest.raises(bt.BedrockTokenError):
+        call()
+    assert len(runtime.requests) == 2
