@@ -356,7 +356,7 @@ GROWING = {
     "profiles": (500, lambda n: "".join(f"[profile p{i}]\na = 1\nb =\n c = 2\n" for i in range(n))),
     "one profile again": (500, lambda n: "[default]\na = 1\n" * n),
     "properties": (1000, lambda n: "[default]\n" + "".join(f"a{i} = 1\n" for i in range(n))),
-    "continuations": (4000, lambda n: "[default]\na = 1\n" + " 2\n" * n),
+    "continuations": (8000, lambda n: "[default]\na = 1\n" + " 2\n" * n),
     "blank lines": (5000, lambda n: "[default]\na = 1\n" + "\n" * n + " 2\n"),
     "blanks in a value": (2000, lambda n: "[default]\na = 1" + " \t" * n + "2 #\n"),
     "number signs": (2000, lambda n: "[default]\na = 1" + "#;" * n + "2\n"),
