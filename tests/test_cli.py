@@ -37,7 +37,9 @@ def write_config(home, text):
 def test_json(cli):
     document = json.loads(cli("--format", "json").out)
     token, expiration, left = (document.pop(key) for key in ("token", "expiration", "expires_in"))
-    assert document == {"token_type": "Bearer", "region": "us-east-1", "source": "environment"}
+    assert document == {
+        "token_type": "Bearer", "service": "bedrock", "region": "us-east-1",
+        "source": "environment"}
     assert RFC3339.fullmatch(expiration)
     facts = bt.decode_token(token)
     assert rfc3339(facts["expires_at"]) == expiration
