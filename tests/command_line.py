@@ -6,6 +6,8 @@ import subprocess
 import sys
 from typing import NamedTuple
 
+import pytest
+
 import bedrock_token as bt
 from tests import fake_aws
 from tests.helpers import FILE, KEYS, PREFIX, SECRET, SESSION, posix
@@ -13,13 +15,14 @@ from tests.helpers import FILE, KEYS, PREFIX, SECRET, SESSION, posix
 MODULE = [sys.executable, "-m", "bedrock_token"]
 NO_KEYS = dict.fromkeys(KEYS)
 VARIABLE = "AWS_BEARER_TOKEN_BEDROCK"
-TOKEN = re.compile(PREFIX + "[A-Za-z0-9+/]{400,}={0,2}")
+TOKEN = re.compile(f"(?:{PREFIX}|aws-external-anthropic-api-key-)[A-Za-z0-9+/]{{400,}}={{0,2}}")
 # The account of this key id is published with the finding that it encodes one: 029608264753.
 TEMPORARY = bt.Credentials("ASIAQNZGKIQY56JQ7WML", SECRET, SESSION)
 # Nobody is there.
 REFUSED = fake_aws.refused_url()
 
 on_posix = posix("needs POSIX")
+on_windows = pytest.mark.skipif(os.name != "nt", reason="is about Windows")
 
 
 class Result(NamedTuple):
@@ -63,10 +66,11 @@ def start(command, env=(), **options):
 
 def ended(process, stdin=None):
     try:
-        out, err = process.communicate(stdin, timeout=20)
+        out, err = process.communicate(stdin, timeout=30)
     finally:
         process.kill()
-    text = err.decode("utf-8", "backslashreplace")
+    # stderr has the line ends of the system, stdout the same everywhere.
+    text = (err or b"").decode("utf-8", "backslashreplace").replace(os.linesep, "\n")
     return seen(process.returncode, (out or b"").decode("utf-8", "backslashreplace"), text)
 
 
@@ -74,6 +78,20 @@ def child(*args, stdin=None, env=(), program=MODULE, **options):
     if stdin is not None:
         options["stdin"] = subprocess.PIPE
     return ended(start([*program, *args], env, **options), stdin)
+
+
+# What a terminal window does: a session of its own, whose terminal is this one.
+_WITH_TERMINAL = (
+    "import fcntl, os, sys, termios; terminal = int(sys.argv[1]);"
+    " fcntl.ioctl(terminal, termios.TIOCSCTTY, 0); os.close(terminal);"
+    " os.execv(sys.argv[2], sys.argv[2:])"
+)
+
+
+def start_in_terminal(terminal, command, env=(), **options):
+    """The command in a session of its own on this end of a terminal, which its streams may be too."""
+    program = [sys.executable, "-c", _WITH_TERMINAL, str(terminal)]
+    return start([*program, *command], env, start_new_session=True, pass_fds=[terminal], **options)
 
 
 def read_until(word, descriptor):

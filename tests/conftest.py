@@ -78,14 +78,18 @@ def usual_environment(home, monkeypatch):
 
 @pytest.fixture
 def cli(monkeypatch, capsys):
-    """main() in this process; `env` is added to the environment, None takes a variable out."""
+    """main() in this process; `env` is added to the environment, None takes a variable out.
+
+    What is on stdin is bytes, or text in UTF-8.
+    """
     def run(*args, stdin="", env=()):
         for name, value in dict(env).items():
             if value is None:
                 monkeypatch.delenv(name, raising=False)
             else:
                 monkeypatch.setenv(name, value)
-        stream = io.TextIOWrapper(io.BytesIO(stdin.encode()), "utf-8")
+        given = stdin.encode() if isinstance(stdin, str) else stdin
+        stream = io.TextIOWrapper(io.BytesIO(given), "utf-8")
         monkeypatch.setattr(sys, "stdin", stream)
         status = bt.main(list(args))
         return seen(status, *capsys.readouterr())

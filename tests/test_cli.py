@@ -1,4 +1,4 @@
-"""The command line: what it says in this process, what it does in real children and shells."""
+"""The command line: tokens, choices, usage, errors, and the streams of a process."""
 
 import io
 import json
@@ -17,7 +17,7 @@ import bedrock_token as bt
 from tests import fake_aws
 from tests.command_line import (
     MODULE, NO_KEYS, REFUSED, TEMPORARY, TOKEN, VARIABLE, at, child, ended, failure, missing,
-    on_posix, one_line, read_until, start,
+    on_posix, one_line, read_until, start, start_in_terminal,
 )
 from tests.fake_aws import Forever
 from tests.helpers import FILE, KEY_ID, LONG_TERM, SECRET, SESSION, cases, rfc3339
@@ -34,56 +34,12 @@ def write_config(home, text):
 
 # --- the token and its formats -------------------------------------------------------------
 
-FORMATS = [
-    ("no arguments", [], "TOKEN\n"),
-    ("token", ["--format", "token"], "TOKEN\n"),
-    (
-        "env", ["--format", "env"],
-        "export AWS_BEARER_TOKEN_BEDROCK=TOKEN\nexport AWS_REGION=us-east-1\n",
-    ),
-    (
-        "env-no-export", ["--format", "env-no-export"],
-        "AWS_BEARER_TOKEN_BEDROCK=TOKEN\nAWS_REGION=us-east-1\n",
-    ),
-    (
-        "powershell", ["--format", "powershell"],
-        '$Env:AWS_BEARER_TOKEN_BEDROCK="TOKEN"\n$Env:AWS_REGION="us-east-1"\n',
-    ),
-    (
-        "windows-cmd", ["--format", "windows-cmd"],
-        "set AWS_BEARER_TOKEN_BEDROCK=TOKEN\nset AWS_REGION=us-east-1\n",
-    ),
-    (
-        "fish", ["--format", "fish"],
-        "set -gx AWS_BEARER_TOKEN_BEDROCK TOKEN\nset -gx AWS_REGION us-east-1\n",
-    ),
-    (
-        "another variable", ["--format", "env", "--var", "OPENAI_API_KEY"],
-        "export OPENAI_API_KEY=TOKEN\nexport AWS_REGION=us-east-1\n",
-    ),
-    (
-        "two variables", ["--var", "_a1", "--format", "fish", "--var", "B"],
-        "set -gx _a1 TOKEN\nset -gx B TOKEN\nset -gx AWS_REGION us-east-1\n",
-    ),
-    (
-        "another region", ["--format", "env-no-export", "--region", "eu-west-3"],
-        "AWS_BEARER_TOKEN_BEDROCK=TOKEN\nAWS_REGION=eu-west-3\n",
-    ),
-]
-
-
-@pytest.mark.parametrize("args, want", cases(FORMATS))
-def test_format(args, want, cli):
-    status, out, err = cli(*args)
-    assert (status, err) == (0, "")
-    assert TOKEN.sub("TOKEN", out) == want
-    assert bt.decode_token(TOKEN.search(out)[0])["access_key_id"] == KEY_ID
-
-
 def test_json(cli):
     document = json.loads(cli("--format", "json").out)
     token, expiration, left = (document.pop(key) for key in ("token", "expiration", "expires_in"))
-    assert document == {"token_type": "Bearer", "region": "us-east-1", "source": "environment"}
+    assert document == {
+        "token_type": "Bearer", "service": "bedrock", "region": "us-east-1",
+        "source": "environment"}
     assert RFC3339.fullmatch(expiration)
     facts = bt.decode_token(token)
     assert rfc3339(facts["expires_at"]) == expiration
@@ -274,9 +230,6 @@ aws_secret_access_key = {SECRET}
 """
 PROFILE = {**NO_KEYS, "AWS_PROFILE": "p"}
 ERRORS = [
-    ("no credentials", NO_KEYS, "", [
-        "environment", "AWS_ACCESS_KEY_ID", "web identity", "profile default", "container",
-        "instance metadata", "aws configure"]),
     ("no region", {"AWS_REGION": None}, "", ["AWS_REGION", "AWS_DEFAULT_REGION", "--region"]),
     ("malformed region", {"AWS_REGION": "mars"}, "", ["AWS_REGION", "mars", "us-east-1"]),
     ("half a key", {"AWS_ACCESS_KEY_ID": None}, "", ["AWS_ACCESS_KEY_ID"]),
@@ -311,12 +264,6 @@ ERRORS = [
 def test_error(env, config, words, cli, home):
     write_config(home, config)
     assert missing(words, failure(cli(env=env))) == []
-
-
-@pytest.mark.parametrize("args", [["--format", "json"], ["-q"], ["exec", "--", "true"], ["check"],
-                                  ["converse", "--model", "m", "Hi"]], ids=" ".join)
-def test_error_is_the_same_for_every_command(args, cli):
-    assert failure(cli(*args, env=NO_KEYS)) == failure(cli())
 
 
 def test_error_of_a_service(cli, home):
@@ -359,35 +306,6 @@ def test_home_is_not_needed(env):
     assert (result.status, result.err) == (0, "")
 
 
-ECHO = 'printf "%s %s" "$AWS_BEARER_TOKEN_BEDROCK" "$AWS_REGION"'
-SHELLS = [
-    *((f"{shell} {format}", shell, ["-c"],
-       f'eval "$({{}} --format {format})"; {printed}', f"TOKEN {region}")
-      for shell in ("bash", "sh", "dash", "zsh", "ksh")
-      for format, printed, region in [
-          ("env", f"env -u AWS_SECRET_ACCESS_KEY sh -c {shlex.quote(ECHO)}", "eu-west-1"),
-          ("env-no-export", ECHO, "eu-west-1")]),
-    ("sh env-no-export stays in the shell", "sh", ["-c"],
-     f'eval "$({{}} --format env-no-export)"; sh -c {shlex.quote(ECHO)}', " eu-west-1"),
-    ("fish", "fish", ["-N", "-c"],
-     f"{{}} --format fish | source; sh -c {shlex.quote(ECHO)}", "TOKEN eu-west-1"),
-    ("pwsh", "pwsh", ["-NoProfile", "-Command"],
-     "& {} --format powershell | Invoke-Expression;"
-     ' Write-Host -NoNewline "$Env:AWS_BEARER_TOKEN_BEDROCK $Env:AWS_REGION"', "TOKEN eu-west-1"),
-]
-
-
-@on_posix
-@pytest.mark.parametrize("shell, options, script, want", cases(SHELLS))
-def test_shell_reads_it(shell, options, script, want, tmp_path):
-    if not shutil.which(shell):
-        pytest.skip(f"{shell} is not installed")
-    command = script.format(shlex.join([*MODULE, "--region", "eu-west-1"]))
-    result = child(command, program=[shell, *options], env={VARIABLE: None, "HOME": str(tmp_path)})
-    assert TOKEN.sub("TOKEN", result.out) == want
-    assert (result.status, result.err) == (0, "")
-
-
 LOCALES = [
     ("C", {"LC_ALL": "C", "PYTHONUTF8": None, "PYTHONIOENCODING": None}),
     ("C, not coerced", {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
@@ -398,9 +316,8 @@ LOCALES = [
 @on_posix
 @pytest.mark.parametrize("env", cases(LOCALES))
 def test_locale(env, home):
-    status, out, err = child("--format", "env", env=env)
-    assert (status, TOKEN.sub("", out), err) == (
-        0, "export AWS_BEARER_TOKEN_BEDROCK=\nexport AWS_REGION=us-east-1\n", "")
+    status, out, err = child(env=env)
+    assert (status, TOKEN.sub("TOKEN", out), err) == (0, "TOKEN\n", "")
     said = failure(child("--profile", os.fsdecode(b"d\xc3\xa9v\xff"), env=env))
     assert missing(["profile d.+v.+ is in neither"], said) == []
 
@@ -409,12 +326,6 @@ ANSWERS = [
     ("token", []), ("help", ["--help"]), ("version", ["--version"]), ("inspect", ["inspect"]),
     ("check", ["check"]), ("converse", ["converse", "--model", "m", "-q", "Hi"]),
 ]
-
-
-@pytest.fixture
-def bedrock():
-    with fake_aws.BedrockRuntime() as fake:
-        yield fake
 
 
 @on_posix
@@ -517,14 +428,6 @@ def test_region_of_the_instance(cli):
 
 # --- MFA -----------------------------------------------------------------------------------
 
-# What a terminal window does: a session of its own, whose terminal is this one.
-WITH_TERMINAL = (
-    "import fcntl, os, sys, termios; terminal = int(sys.argv[1]);"
-    " fcntl.ioctl(terminal, termios.TIOCSCTTY, 0); os.close(terminal);"
-    " os.execv(sys.argv[2], sys.argv[2:])"
-)
-
-
 @pytest.fixture
 def mfa_role(home):
     write_config(home, ROLE)
@@ -545,8 +448,7 @@ MFA_CODES = [
 @pytest.mark.parametrize("typed, words", cases(MFA_CODES))
 def test_mfa_code_from_the_terminal(typed, words, mfa_role, terminal):
     ours, theirs = terminal
-    process = start([sys.executable, "-c", WITH_TERMINAL, str(theirs), *MODULE, "-q"], mfa_role,
-                    start_new_session=True, pass_fds=[theirs])
+    process = start_in_terminal(theirs, [*MODULE, "-q"], mfa_role)
     assert MFA in read_until(MFA.encode(), ours)
     os.write(ours, typed)
     result = ended(process)
@@ -556,9 +458,3 @@ def test_mfa_code_from_the_terminal(typed, words, mfa_role, terminal):
     else:
         assert missing(words, failure(result)) == []
     assert typed.decode().strip() not in read_until(b"\n", ours)
-
-
-@on_posix
-def test_mfa_code_without_a_terminal(mfa_role):
-    result = child(env=mfa_role, stdin=b"123456\n", start_new_session=True)
-    assert missing([MFA, "terminal"], failure(result)) == []

@@ -1,13 +1,11 @@
-"""The commands: exec, inspect, check, converse."""
+"""The commands that read or use a token: inspect, check, converse."""
 
 import json
-import os
 import re
 import shutil
 import signal
 import ssl
 import subprocess
-import sys
 import threading
 from base64 import b64decode, b64encode
 from datetime import datetime, timedelta, timezone
@@ -21,152 +19,9 @@ from tests.command_line import (
     on_posix, one_line, read_until, start,
 )
 from tests.fake_aws import Forever, answer, event, frame, html
-from tests.helpers import FILE, KEYS, KEY_ID, LONG_TERM, PREFIX, SECRET, SESSION, cases, rfc3339
+from tests.helpers import FILE, KEY_ID, LONG_TERM, PREFIX, SECRET, SESSION, cases, rfc3339
 
 pytestmark = pytest.mark.usefixtures("usual_environment")
-
-
-# --- exec ----------------------------------------------------------------------------------
-
-def sh(script):
-    return ["sh", "-c", script]
-
-
-STATUSES = [
-    ("good", sh("exit 0"), 0),
-    ("bad", sh("exit 3"), 3),
-    ("the same as of ours", sh("exit 130"), 130),
-    ("terminated", sh("kill -TERM $$; exit 1"), -signal.SIGTERM if os.name != "nt" else 0),
-    ("pipe", sh("kill -PIPE $$; exit 1"), -13),
-    ("file size", sh("ulimit -c 0; kill -XFSZ $$; exit 1"), -25),
-    ("as a shell sees a signal", None, 143),
-]
-
-
-@on_posix
-@pytest.mark.parametrize("command, status", cases(STATUSES))
-def test_exec_status_is_that_of_the_command(command, status):
-    if command is None:
-        result = child("-c", '"$@"; exit $?', "sh", *MODULE, "exec", "-q", "--",
-                       *sh("kill -TERM $$"), program=["sh"])
-    else:
-        result = child("exec", "-q", "--", *command)
-    assert (result.status, result.out) == (status, "")
-
-
-UNUSABLE = [
-    ("no such command", "no-such-command", 127),
-    ("no such file", "./no-such-command", 127),
-    ("no such folder", "/nowhere/command", 127),
-    ("a file that is not executable", "./plain", 126),
-    ("the same in the PATH", "plain", 126),
-    ("a directory", "./folder", 126),
-]
-
-
-@on_posix
-@pytest.mark.parametrize("command, status", cases(UNUSABLE))
-def test_exec_of_what_cannot_run(command, status, tmp_path):
-    (tmp_path / "plain").write_text("#!/bin/sh\nexit 0\n")
-    (tmp_path / "folder").mkdir()
-    shutil.copy(FILE, tmp_path)
-    result = child("exec", "-q", "--", command, cwd=tmp_path, env={"PATH": str(tmp_path)})
-    assert (result.status, result.out) == (status, "")
-    assert command in one_line(result.err)
-
-
-SHOW = [sys.executable, "-c",
-        "import json, os, sys; print(json.dumps([os.getpid(), sys.argv[1:], dict(os.environ)]))"]
-REGIONS = {"AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1"}
-ALL_KEYS = {
-    **KEYS, "AWS_SESSION_TOKEN": SESSION, "AWS_SECURITY_TOKEN": SESSION,
-    "AWS_CREDENTIAL_EXPIRATION": "2999-01-01T00:00:00Z", "AWS_PROFILE": "default",
-    "AWS_DEFAULT_PROFILE": "default", "AWS_WEB_IDENTITY_TOKEN_FILE": "f", "AWS_ROLE_ARN": "a",
-    "AWS_ROLE_SESSION_NAME": "n", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": "/r",
-    "AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://localhost/f",
-    "AWS_CONTAINER_AUTHORIZATION_TOKEN": SESSION, "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": "f",
-}
-NO_SECRETS = {
-    "AWS_CONFIG_FILE": "/nowhere/config", "AWS_SHARED_CREDENTIALS_FILE": "/nowhere/credentials",
-    "AWS_CA_BUNDLE": "/nowhere/bundle", "AWS_ENDPOINT_URL": REFUSED, "AWS_SDK_LOAD_CONFIG": "1",
-    "AWS_EC2_METADATA_DISABLED": "true", "AWS_USE_FIPS_ENDPOINT": "false", "AWS": "1", "OTHER": "2",
-}
-CHILDREN = [
-    ("token and region", [], {}, {VARIABLE: "TOKEN", **REGIONS, **KEYS}, []),
-    ("a default region is kept", [], {"AWS_DEFAULT_REGION": "eu-west-1"},
-     {"AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "eu-west-1"}, []),
-    ("another region and variable", ["--region", "eu-west-2", "--var", "OPENAI_API_KEY"], {},
-     {"AWS_REGION": "eu-west-2", "AWS_DEFAULT_REGION": "eu-west-2", "OPENAI_API_KEY": "TOKEN"},
-     [VARIABLE]),
-    ("two variables", ["--var", "A", "--var", VARIABLE], {}, {"A": "TOKEN", VARIABLE: "TOKEN"}, []),
-    ("an older token is replaced", [], {VARIABLE: LONG_TERM}, {VARIABLE: "TOKEN"}, []),
-    ("keys stay", [], ALL_KEYS, ALL_KEYS, []),
-    ("--only-bedrock", ["--only-bedrock"], {**ALL_KEYS, **NO_SECRETS},
-     {VARIABLE: "TOKEN", **REGIONS, **NO_SECRETS}, list(ALL_KEYS)),
-]
-
-
-@pytest.mark.parametrize("options, env, want, absent", cases(CHILDREN))
-def test_exec_environment(options, env, want, absent):
-    result = child("exec", "-q", *options, "--", *SHOW, env={"AWS_DEFAULT_REGION": None, **env})
-    environ = {name: TOKEN.sub("TOKEN", value) for name, value in json.loads(result.out)[2].items()}
-    assert {name: environ.get(name) for name in want} == want
-    assert [name for name in absent if name in environ] == []
-    assert (result.status, result.err) == (0, "")
-
-
-@pytest.mark.parametrize("default, notes", [("us-east-1", 0), ("eu-west-1", 1)])
-def test_exec_tells_of_another_default_region(default, notes):
-    result = child("exec", "--", *SHOW, env={"AWS_DEFAULT_REGION": default})
-    assert result.status == 0
-    assert result.err.count("AWS_DEFAULT_REGION is another region") == notes
-
-
-def test_exec_passes_arguments_and_no_token():
-    given = ["--", "-q", "--help", "", "a b", "*", "$HOME", "'", "ä"]
-    result = child("exec", "-q", "--", *SHOW, *given)
-    assert json.loads(result.out)[1] == given
-
-
-@on_posix
-def test_exec_becomes_the_command():
-    process = start([*MODULE, "exec", "-q", "--", *SHOW])
-    assert json.loads(ended(process).out)[0] == process.pid
-
-
-@on_posix
-def test_exec_leaves_bytes_alone():
-    assert child("exec", "-q", "--", "printf", "%s", b"\xff").out == "\\xff"
-    assert child("exec", "-q", "--", "cat", stdin=b"from stdin").out == "from stdin"
-
-
-NOTES = [
-    ("of when it ends", ["exec"], r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"),
-    ("none", ["exec", "-q"], None),
-    ("none, said before the command", ["--quiet", "exec"], None),
-]
-
-
-@pytest.mark.parametrize("args, note", cases(NOTES))
-def test_exec_note(args, note):
-    result = child(*args, "--", sys.executable, "-c", "print('its own')")
-    assert (result.status, result.out.split()) == (0, ["its", "own"])
-    assert missing([note], one_line(result.err)) == [] if note else result.err == ""
-
-
-def test_exec_options_before_the_command():
-    result = child("--region", "eu-west-2", "--var", "A", "exec", "-q", "--", *SHOW)
-    environ = json.loads(result.out)[2]
-    assert (environ["AWS_REGION"], bt.decode_token(environ["A"])["region"]) == ("eu-west-2",) * 2
-
-
-def test_exec_without_a_token_starts_nothing(tmp_path):
-    marker = tmp_path / "marker"
-    write = ["exec", "--", sys.executable, "-c", f"open({str(marker)!r}, 'w')"]
-    assert missing(["credentials"], failure(child(*write, env=NO_KEYS))) == []
-    assert not marker.exists()
-    assert child(*write).status == 0
-    assert marker.exists()
 
 
 # --- inspect -------------------------------------------------------------------------------
@@ -246,7 +101,7 @@ def test_inspect_facts(cli):
 def test_inspect_facts_of_a_long_term_key(cli):
     facts, warnings = inspected(cli("inspect", stdin=LONG_TERM))
     assert (facts["kind"], facts["user name"], facts["account id"]) == (
-        "long-term", "BedrockAPIKey-x7k2-at-123456789012", "123456789012")
+        "long-term", "BedrockAPIKey-x7k2", "123456789012")
     assert missing(["long-term key"], "\n".join(warnings)) == []
     result = cli("inspect", "--format", "json", stdin=LONG_TERM)
     document = json.loads(result.out)
@@ -570,7 +425,6 @@ CONVERSE_ERRORS = [
     ("model", {}, [refusal(400, "ValidationException", NO_MODEL)], "", ["400", "identifier"]),
     ("page of a proxy", {}, [html(502)], "", ["502", "proxy"]),
     ("another page of it", {}, [html(200)], "", ["stream|proxy"]),
-    ("silence", {}, [fake_aws.hang], "", ["no answer", r"0\.2 s"]),
     ("exception first", {"parts": [EXCEPTION]}, [], "", ["throttlingException", "slow down"]),
     ("exception", {"parts": [START, HELLO, EXCEPTION]}, [], "Hello, ", ["slow down"]),
     ("error", {"parts": [START, HELLO, FAILURE]}, [], "Hello, ", ["InternalError", "out of order"]),
@@ -617,19 +471,3 @@ def test_converse_interrupted(interruptible, halfway):
     status, out, err = ended(process)
     more.set()
     assert (status, out.strip(), err) == (130, "", "")
-
-
-PRINTED = [
-    ("UTF-8", {"PYTHONIOENCODING": "utf-8"}, "Grüße, 世界\n"),
-    ("C", {"LC_ALL": "C", "PYTHONIOENCODING": None, "PYTHONUTF8": None}, "Grüße, 世界\n"),
-    ("ASCII", {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}, "Gr\\xfc\\xdfe, \\u4e16\\u754c\n"),
-]
-
-
-@on_posix
-@pytest.mark.parametrize("env, want", cases(PRINTED))
-def test_converse_in_a_locale(env, want):
-    words = event("contentBlockDelta", {"delta": {"text": "Grüße, 世界"}, "contentBlockIndex": 0})
-    with fake_aws.BedrockRuntime(parts=[START, words, STOP, END, USAGE]) as fake:
-        result = child("converse", "--model", "m", "Hi", env={**at(fake), **env})
-    assert result == (0, want, "")
