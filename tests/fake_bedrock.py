@@ -11,7 +11,7 @@ import threading
 from base64 import b64encode
 
 from tests.fake_aws import (
-    ANSWER, BAD_PREFIX, EVENTS, NOT_VALID, REQUEST_ID, Fake, answer, close, event, require, stream,
+    ANSWER, BAD_PREFIX, EVENTS, NOT_VALID, REQUEST_ID, Fake, Refused, answer, close, event, require, stream,
 )
 
 
@@ -123,7 +123,10 @@ class Bedrock(Fake):
         json_body = {}
         if request.method == "POST":
             require(request.content_type == "application/json", 415, "ValidationException")
-            json_body = request.json
+            try:
+                json_body = request.json
+            except ValueError:
+                raise Refused(400, "SerializationException", "no JSON") from None
         elif request.method in ("GET", "HEAD", "DELETE"):
             require(not request.body, 400, "ValidationException", "a body")
         found = re.fullmatch("POST (/openai|/anthropic)?/v1(/chat/completions|/responses|/messages)",

@@ -286,8 +286,8 @@ def test_done(text, begin):
 
 def test_messages_need_no_event_lines(begin):
     """The JSON itself says what each is."""
-    assert list(begin(map(data, MESSAGES), MESSAGES_PATH)) == MESSAGES
-    assert list(begin(map(data, RESPONSES), RESPONSES_PATH)) == RESPONSES
+    assert list(begin([*map(data, MESSAGES)], MESSAGES_PATH)) == MESSAGES
+    assert list(begin([*map(data, RESPONSES)], RESPONSES_PATH)) == RESPONSES
 
 
 def test_pings_and_unknown_events_are_handed_on(begin):
