@@ -11,20 +11,13 @@ import bedrock_token as bt
 from tests import fake_aws, fake_bedrock
 from tests.fake_aws import ANSWER, EVENTS, REQUEST_ID, answer, event, frame
 from tests.fake_bedrock import CHAT, CHUNKS, MESSAGES, RESPONSES, Bedrock, chunk, tokens
+from tests.helpers import KEYS, KEY_ID, LONG_TERM, MODEL, PREFIX, SECRET, STATIC, cases, everything_in
 
-SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
-STATIC = bt.Credentials("AKIAIOSFODNN7EXAMPLE", SECRET)
 TOKEN = bt.get_token(STATIC, "us-east-1")
 TEXT = str(TOKEN)
-LONG_TERM = "ABSK" + b64encode(b"BedrockAPIKey-ab12-at-123456789012:secret").decode()
 BEARER = "AWS_BEARER_TOKEN_BEDROCK"
 INVOKE = "/model/amazon.titan-embed-text-v2%3A0/invoke"
 STREAM = INVOKE + "-with-response-stream"
-
-
-def cases(rows):
-    """The rows without their first column, which becomes the name of the test."""
-    return [pytest.param(*values, id=name) for name, *values in rows]
 
 
 @pytest.fixture
@@ -55,17 +48,10 @@ def either(request, environ):
 
 
 def is_free_of(secrets, error):
-    """Whether neither the error nor any that it was raised from shows one of the secrets."""
-    while error:
-        shown = [str(error), repr(error), repr(error.args), repr(vars(error))]
-        if any(secret in text for text in shown for secret in secrets):
-            return False
-        error = error.__cause__ or error.__context__
-    return True
+    return not any(secret in everything_in(error) for secret in secrets)
 
 
-# ---- The request
-
+# --- the request --------------------------------------------------------------------------
 
 OPENAI = {"model": "openai.gpt-oss-20b-1:0", "input": "Hello"}
 ANTHROPIC = {"model": "anthropic.claude-haiku-4-5", "max_tokens": 9, "messages": []}
@@ -215,10 +201,9 @@ def test_what_takes_no_keys_needs_no_token(either):
         either(endpoint="bedrock-agent", token=lambda: asked_for("bedrock-agent"))
 
 
-# ---- The token
+# --- the token ----------------------------------------------------------------------------
 
-
-OTHER = bt.get_token(STATIC, "us-east-1").replace("bedrock-api-key-", "aws-external-anthropic-api-key-")
+OTHER = bt.get_token(STATIC, "us-east-1").replace(PREFIX, "aws-external-anthropic-api-key-")
 OTHER_LONG_TERM = "AEAA" + b64encode(b"AeaApiKey-ab12-at-123456789012:" + SECRET.encode()).decode()
 
 
@@ -229,7 +214,7 @@ def test_key_of_the_other_service(token, bedrock, either, environ):
     with pytest.raises(ValueError) as caught:
         either(token=token)
     with pytest.raises(ValueError):
-        bt.converse("amazon.nova-micro-v1:0", [], token=token, environ=environ)
+        bt.converse(MODEL, [], token=token, environ=environ)
     assert "aws-external-anthropic" in str(caught.value)
     assert is_free_of([OTHER, OTHER_LONG_TERM, SECRET], caught.value)
     assert bedrock.requests == []
@@ -255,14 +240,12 @@ def test_token(variables, options, want, bedrock, environ):
 
 
 def test_minted_where_no_token_is_there(bedrock, environ):
-    keys = {"AWS_ACCESS_KEY_ID": "AKIAENVIRONMENT", "AWS_SECRET_ACCESS_KEY": SECRET}
-    bt.call(INVOKE, {}, environ={**environ, **keys})
+    bt.call(INVOKE, {}, environ={**environ, **KEYS})
     sent, = tokens(bedrock)
-    assert bt.decode_token(sent)["access_key_id"] == "AKIAENVIRONMENT"
+    assert bt.decode_token(sent)["access_key_id"] == KEY_ID
 
 
-# ---- Where it is sent
-
+# --- where it is sent ---------------------------------------------------------------------
 
 HOSTS = {
     "bedrock-runtime": "bedrock-runtime.{}.amazonaws.com",
@@ -298,8 +281,7 @@ def test_endpoint_url(endpoint, variable, bedrock, environ):
     assert bedrock.requests[0].path == "/folder/v1/x?y=z"
 
 
-# ---- Answers
-
+# --- answers ------------------------------------------------------------------------------
 
 def sent(status, body, *headers):
     return answer(status, body, [("Content-Type", "application/json"), *headers])
@@ -404,8 +386,7 @@ def test_redirect_is_not_followed(bedrock, either):
     assert len(bedrock.requests) == 1
 
 
-# ---- InvokeModel's stream
-
+# --- InvokeModel's stream -----------------------------------------------------------------
 
 @pytest.mark.parametrize("payload", cases([
     ("no base64", {"bytes": "%%%"}), ("no JSON inside", {"bytes": b64encode(b"{").decode()}),
@@ -480,8 +461,7 @@ def test_throttling_in_a_stream(bedrock, environ):
     assert len(bedrock.requests) == 1
 
 
-# ---- Patience
-
+# --- patience -----------------------------------------------------------------------------
 
 BUSY = answer(429, {"message": "Too many requests"}, [("x-amzn-ErrorType", "ThrottlingException")])
 DOWN = answer(503, {"message": "Busy"}, [("x-amzn-ErrorType", "ServiceUnavailableException")])
@@ -567,8 +547,7 @@ def test_all_within_the_timeout(bedrock, either, environ):
     assert len(bedrock.requests) < 1000
 
 
-# ---- A token that was refused
-
+# --- a token that was refused -------------------------------------------------------------
 
 class Source:
     """Credentials that were rotated: another access key at each look-up."""
@@ -620,8 +599,8 @@ def test_refused_token_is_renewed(denial, bedrock, either, rotated):
 
 
 @pytest.mark.parametrize("function", [
-    lambda **options: bt.converse("amazon.nova-micro-v1:0", [], **options),
-    lambda **options: list(bt.converse_stream("amazon.nova-micro-v1:0", [], **options)),
+    lambda **options: bt.converse(MODEL, [], **options),
+    lambda **options: list(bt.converse_stream(MODEL, [], **options)),
 ], ids=["converse", "converse_stream"])
 def test_refused_token_is_renewed_for_converse(function, bedrock, environ, rotated):
     assert function(token=rotated[0], environ=environ)

@@ -7,27 +7,17 @@ import pickle
 import subprocess
 import sys
 from base64 import b64decode, b64encode
-from datetime import datetime, timedelta, timezone
-from pathlib import Path
+from datetime import timedelta
 
 import pytest
 
 import bedrock_token as bt
+from tests.helpers import CONFIGURED, NOON, ROOT, SECRET, SESSION, STATIC, TEMPORARY, cases
 
 SERVICE = "aws-external-anthropic"
 PREFIX = "aws-external-anthropic-" + "api-key-"
 VARIABLE = "ANTHROPIC_AWS_API_KEY"
-NOON = datetime(2024, 6, 15, 12, tzinfo=timezone.utc)
-SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
-SESSION = "IQoJb3JpZ2luX2VjEXAMPLETOKEN=="
-STATIC = bt.Credentials("AKIAIOSFODNN7EXAMPLE", SECRET)
-TEMPORARY = bt.Credentials("ASIAIOSFODNN7EXAMPLE", SECRET, SESSION)
 RESERVED = bt.Credentials("ASIAIOSFODNN7EXAMPLE", SECRET, "+/=%&#?~-._")
-
-
-def cases(rows):
-    """The rows without their first column, which becomes the name of the test."""
-    return [pytest.param(*values, id=name) for name, *values in rows]
 
 
 # Made with token-generator-for-aws-external-anthropic 1.0.0 and botocore 1.44.8:
@@ -78,8 +68,7 @@ TOKEN = PREFIX + TOKENS[0][4]
 LONG_TERM = "AEAA" + b64encode(b"AeaApiKey-x7k2-at-123456789012:" + SECRET.encode()).decode()
 
 
-# ---- get_token, Token
-
+# --- get_token, Token ---------------------------------------------------------------------
 
 @pytest.mark.parametrize("credentials, region, expires_in, payload", cases(TOKENS))
 def test_token_of_the_package(credentials, region, expires_in, payload):
@@ -150,13 +139,10 @@ def test_lifetimes_refused(value):
 
 
 def test_from_the_default_chain(environ):
-    variables = {**environ, "AWS_ACCESS_KEY_ID": STATIC.access_key_id,
-                 "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_REGION": "us-east-1"}
-    assert bt.get_token(environ=variables, service=SERVICE, now=NOON) == TOKEN
+    assert bt.get_token(environ={**environ, **CONFIGURED}, service=SERVICE, now=NOON) == TOKEN
 
 
-# ---- TokenProvider
-
+# --- TokenProvider ------------------------------------------------------------------------
 
 def test_provider():
     provider = bt.TokenProvider(
@@ -167,8 +153,7 @@ def test_provider():
     assert twin().service == SERVICE
 
 
-# ---- decode_token
-
+# --- decode_token -------------------------------------------------------------------------
 
 @pytest.mark.parametrize("credentials, region, expires_in, payload", cases(TOKENS))
 def test_decode(credentials, region, expires_in, payload):
@@ -240,8 +225,7 @@ def test_decode_shows_no_secret(token):
         assert secret not in text
 
 
-# ---- Command line
-
+# --- command line -------------------------------------------------------------------------
 
 def run(environ, *arguments, stdin="", **variables):
     # Windows' Python does not start without some of the system's own variables.
@@ -250,7 +234,7 @@ def run(environ, *arguments, stdin="", **variables):
         env={**os.environ, **environ, "AWS_ACCESS_KEY_ID": TEMPORARY.access_key_id,
              "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_SESSION_TOKEN": SESSION,
              "AWS_REGION": "us-east-1", **variables},
-        cwd=Path(bt.__file__).parent, capture_output=True, timeout=60)
+        cwd=ROOT, capture_output=True, timeout=60)
     assert SECRET not in result.stderr and "Traceback" not in result.stderr
     return result
 

@@ -12,16 +12,11 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 import bedrock_token as bt
+from tests.helpers import KEYS, KEY_ID, SECRET, Clock, Source, cases
 
 START = 1_750_000_000.0
 HOUR = 3600
-SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 LONG = 30  # seconds that a thread may take before it counts as hanging
-
-
-def cases(rows):
-    """The rows without their first column, which becomes the name of the test."""
-    return [pytest.param(*values, id=name) for name, *values in rows]
 
 
 def keys(name, end=None):
@@ -32,37 +27,8 @@ def keys(name, end=None):
 FIRST, SECOND, THIRD = (keys(name, START + 1000 * HOUR) for name in ("FIRST", "SECOND", "THIRD"))
 
 
-class Clock:
-    def __init__(self, now=START):
-        self.now = now
-
-    def __call__(self):
-        return self.now
-
-
-class Source:
-    """Gives its answers in turn, the last for good; raises the errors. Waits while `gate` is closed."""
-
-    def __init__(self, *answers, is_open=True):
-        self.answers = list(answers)
-        self.calls = 0
-        self.entered = threading.Event()
-        self.gate = threading.Event()
-        if is_open:
-            self.gate.set()
-
-    def __call__(self):
-        self.calls += 1
-        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        self.entered.set()
-        assert self.gate.wait(LONG), "nobody opened the gate"
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
-
-
 def provider_of(source, clock=None, expires_in=12 * HOUR):
-    return bt.TokenProvider(source, "us-east-1", expires_in, clock=clock or Clock())
+    return bt.TokenProvider(source, "us-east-1", expires_in, clock=clock or Clock(START))
 
 
 def key_id(token):
@@ -87,8 +53,7 @@ def within_bounds(function):
     return in_thread(function).result(LONG)
 
 
-# ---- What it does
-
+# --- what it does -------------------------------------------------------------------------
 
 @pytest.mark.parametrize("renew", [
     lambda provider: provider.renew(),
@@ -115,7 +80,7 @@ def test_as_the_first_call():
 
 def test_mints_anew_from_the_same_credentials():
     """A token is revoked with the sessions that began before a moment: an older one does not do."""
-    clock, source = Clock(), Source(FIRST)
+    clock, source = Clock(START), Source(FIRST)
     provider = provider_of(source, clock)
     old = provider()
     clock.now += 1
@@ -132,7 +97,7 @@ def test_every_renewal_looks_up():
 
 
 def test_given_credentials_are_minted_anew():
-    clock = Clock()
+    clock = Clock(START)
     provider = bt.TokenProvider(bt.Credentials("AKIAGIVEN", SECRET), "us-east-1", clock=clock)
     old = provider()
     clock.now += 60
@@ -141,12 +106,11 @@ def test_given_credentials_are_minted_anew():
 
 def test_of_the_default_chain(environ):
     """The environment as it is now."""
-    variables = {**environ, "AWS_ACCESS_KEY_ID": "AKIAOLD", "AWS_SECRET_ACCESS_KEY": SECRET,
-                 "AWS_REGION": "us-east-1"}
-    provider = bt.TokenProvider(environ=variables, clock=Clock())
-    assert key_id(provider()) == "AKIAOLD"
+    variables = {**environ, **KEYS, "AWS_REGION": "us-east-1"}
+    provider = bt.TokenProvider(environ=variables, clock=Clock(START))
+    assert key_id(provider()) == KEY_ID
     variables.update(AWS_ACCESS_KEY_ID="AKIANEW", AWS_REGION="eu-west-1")
-    assert key_id(provider()) == "AKIAOLD"
+    assert key_id(provider()) == KEY_ID
     token = provider.renew()
     assert (key_id(token), token.region) == ("AKIANEW", "eu-west-1")
 
@@ -154,7 +118,7 @@ def test_of_the_default_chain(environ):
 @pytest.mark.parametrize("later", [0, 10, 29])
 def test_looks_up_in_the_pause_after_a_failure(later):
     """Who was refused cannot go on with the token that is still served."""
-    clock = Clock()
+    clock = Clock(START)
     source = Source(keys("FIRST", START + HOUR), bt.CredentialsError("gone"), SECOND)
     provider = provider_of(source, clock)
     old = provider()
@@ -165,8 +129,7 @@ def test_looks_up_in_the_pause_after_a_failure(later):
     assert key_id(provider.renew()) == "ASIASECOND"
 
 
-# ---- When it fails
-
+# --- when it fails ------------------------------------------------------------------------
 
 class OwnError(Exception):
     pass
@@ -213,8 +176,7 @@ def test_failure_of_the_first_call():
     assert key_id(provider()) == "ASIAFIRST"
 
 
-# ---- Several at once
-
+# --- several at once ----------------------------------------------------------------------
 
 @pytest.mark.parametrize("answer", [SECOND, bt.CredentialsError("gone")], ids=["good", "error"])
 def test_callers_at_the_same_time_share_one_look_up(answer):
@@ -305,8 +267,7 @@ def test_with_tasks_of_asyncio():
     assert source.calls == 2
 
 
-# ---- A source that asks the provider it is the source of
-
+# --- a source that asks the provider it is the source of ----------------------------------
 
 @pytest.mark.parametrize("inner", ["__call__", "token", "renew"])
 @pytest.mark.parametrize("outer", ["__call__", "token", "renew"])
@@ -357,7 +318,7 @@ def test_a_source_may_call_another_provider():
 
 def test_a_source_that_calls_it_while_a_token_is_valid():
     """The token that is there is no deadlock."""
-    clock, given = Clock(), [FIRST]
+    clock, given = Clock(START), [FIRST]
 
     def source():
         if given:
@@ -370,8 +331,7 @@ def test_a_source_that_calls_it_while_a_token_is_valid():
     assert in_thread(provider).result(LONG) in (old, provider())
 
 
-# ---- An exception out of nowhere, as a signal handler raises it
-
+# --- an exception out of nowhere, as a signal handler raises it ---------------------------
 
 def code_of(value, found):
     """The code of functions, methods and what is defined inside them."""
@@ -454,7 +414,7 @@ def test_interruption_at_any_point(ask, library):
     """Whatever point it strikes: nobody hangs, and the provider works."""
     points = 0
     for number in range(1, 20_000):
-        clock, followers = Clock(), []
+        clock, followers = Clock(START), []
 
         def source():
             if ask.endswith("others wait") and not followers:
@@ -489,8 +449,7 @@ def test_interruption_at_any_point(ask, library):
     assert library or points > 100
 
 
-# ---- Copies
-
+# --- copies -------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("duplicate", [
     copy.copy, copy.deepcopy,
@@ -498,20 +457,19 @@ def test_interruption_at_any_point(ask, library):
       for number in range(2, pickle.HIGHEST_PROTOCOL + 1)),
 ])
 def test_copies_renew_on_their_own(duplicate, environ):
-    variables = {**environ, "AWS_ACCESS_KEY_ID": "AKIAENVIRONMENT", "AWS_SECRET_ACCESS_KEY": SECRET,
-                 "AWS_REGION": "us-east-1"}
+    variables = {**environ, **KEYS, "AWS_REGION": "us-east-1"}
     provider = bt.TokenProvider(environ=variables)
     token = provider.renew()
     twin = duplicate(provider)
-    assert key_id(within_bounds(twin.renew)) == "AKIAENVIRONMENT"
-    assert key_id(within_bounds(twin)) == "AKIAENVIRONMENT"
+    assert key_id(within_bounds(twin.renew)) == KEY_ID
+    assert key_id(within_bounds(twin)) == KEY_ID
     assert provider() is token
 
 
 def test_a_pickle_made_during_a_renewal():
     """The one who does the work is not in the other process."""
     source = Source(FIRST, is_open=False)
-    provider = bt.TokenProvider(look_up, "us-east-1", clock=Clock())
+    provider = bt.TokenProvider(look_up, "us-east-1", clock=Clock(START))
     LOOK_UPS[:] = [source]
     try:
         renewal = in_thread(provider.renew)

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -17,24 +16,15 @@ import bedrock_token as bt
 from tests import fake_aws
 from tests.fake_aws import REQUEST_ID, Container, Forever, answer, role_keys
 from tests.fake_bedrock import CHAT_PARTS, Bedrock, server_sent, tokens
+from tests.helpers import KEY_ID, ROOT, SECRET, SESSION, cases, posix
+from tests.helpers import KEYS as STATIC_KEYS
 
-FILE = Path(bt.__file__)
-KEY_ID = "ASIAIOSFODNN7EXAMPLE"
-SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
-SESSION = "IQoJb3JpZ2luX2VjEXAMPLETOKEN=="
-KEYS = {"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_SESSION_TOKEN": SESSION}
+KEYS = {**STATIC_KEYS, "AWS_SESSION_TOKEN": SESSION}
 KEY = "key-of-the-clients-0123456789"
 NAMES = {"OPENAI_BASE_URL", "OPENAI_API_KEY", "ANTHROPIC_BEDROCK_BASE_URL", "BEDROCK_TOKEN_PROXY_KEY"}
 PATH = "/model/amazon.nova-micro-v1%3A0/invoke"
 LONG = 30  # seconds that anything may take before it counts as hanging
 MIB = 1024 * 1024
-
-posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
-
-
-def cases(rows):
-    """The rows without their first column, which becomes the name of the test."""
-    return [pytest.param(*values, id=name) for name, *values in rows]
 
 
 def environment(home, **variables):
@@ -51,7 +41,7 @@ class Running:
     def __init__(self, environ, *arguments):
         self.process = subprocess.Popen(
             [sys.executable, "-m", "bedrock_token", "proxy", "--port", "0", *arguments],
-            env=environ, cwd=FILE.parent, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            env=environ, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, text=True)
         self.more, self.errors = queue.Queue(), []
         self.readers = [threading.Thread(target=self._read_out, daemon=True),
@@ -197,8 +187,7 @@ def start(home):
         proxy.stop()
 
 
-# ---- What it says
-
+# --- what it says -------------------------------------------------------------------------
 
 def test_first_lines(proxy):
     base = f"http://127.0.0.1:{proxy.port}"
@@ -235,7 +224,7 @@ def test_key_of_16(start, bedrock):
 def refusal(environ, *arguments, status=1):
     """What stderr says of a proxy that does not start."""
     result = subprocess.run(
-        [sys.executable, "-m", "bedrock_token", "proxy", *arguments], env=environ, cwd=FILE.parent,
+        [sys.executable, "-m", "bedrock_token", "proxy", *arguments], env=environ, cwd=ROOT,
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
     assert (result.returncode, result.stdout) == (status, "")
     assert "Traceback" not in result.stderr
@@ -294,7 +283,7 @@ def test_endpoint(endpoint, variable, base, start, bedrock):
     assert (found["region"], found["expires_in"]) == ("eu-west-1", 3600)
 
 
-@posix
+@posix("Windows has no such signals")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_signals_end_it(name, start, bedrock):
     """Also while an answer is under way and a client says nothing."""
@@ -319,7 +308,7 @@ def test_signals_end_it(name, start, bedrock):
 def test_closed_standard_output(bedrock, home):
     """`eval "$(…)"` in a pipe that is closed early: it goes silently, as other commands do, or stays."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "bedrock_token", "proxy", "--port", "0"], cwd=FILE.parent,
+        [sys.executable, "-m", "bedrock_token", "proxy", "--port", "0"], cwd=ROOT,
         env=environment(home, **KEYS, AWS_ENDPOINT_URL_BEDROCK_RUNTIME=bedrock.url),
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline()
@@ -338,8 +327,7 @@ def test_listens_on_one_address_alone(host, proxy):
         socket.create_connection((host, proxy.port), 2).close()
 
 
-# ---- Who may come in
-
+# --- who may come in ----------------------------------------------------------------------
 
 def signed(key):
     return (f"AWS4-HMAC-SHA256 Credential={key}/20250101/us-east-1/bedrock/aws4_request, "
@@ -446,8 +434,7 @@ def test_methods_refused(method, path, proxy, bedrock):
     assert bedrock.requests == []
 
 
-# ---- What is passed on
-
+# --- what is passed on --------------------------------------------------------------------
 
 @pytest.mark.parametrize("method, path, body", [
     ("POST", PATH, b'{"inputText": "a"}'), ("GET", "/foundation-models?a=b%20c&d", None),
@@ -641,8 +628,7 @@ def test_two_hundred_streams_side_by_side(proxy, bedrock):
     assert len(bedrock.requests) == 200
 
 
-# ---- Hostile requests: a plain refusal or a closed connection, and nothing upstream
-
+# --- hostile requests: a plain refusal or a closed connection, and nothing upstream -------
 
 BODY = b"{}"
 CHUNKED = "Transfer-Encoding: chunked"
@@ -813,8 +799,7 @@ def test_client_that_is_gone_in_the_middle(proxy, bedrock):
     assert gone.wait(LONG)
 
 
-# ---- When AWS does not answer, or refuses
-
+# --- when AWS does not answer, or refuses -------------------------------------------------
 
 def one_line_of(body):
     """The reason, which shows no secret."""

@@ -7,24 +7,18 @@ import subprocess
 import sys
 import threading
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 
 import pytest
 
 import bedrock_token as bt
 from tests.fake_aws import Sts, answer, role_keys
+from tests.helpers import ARN, ROOT, cases, posix
 
-ARN = "arn:aws:iam::123456789012:role/"
 SERIAL = "arn:aws:iam::123456789012:mfa/me"
 CODE = "048151"
 KEY = "c8aaf674bf1fb9423b95c36173cda00d69297093"
 
-posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no permission bits")
-
-
-def cases(rows):
-    """The rows without their first column, which becomes the name of the test."""
-    return [pytest.param(*values, id=name) for name, *values in rows]
+with_modes = posix("Windows has no permission bits")
 
 
 @pytest.fixture
@@ -99,8 +93,7 @@ def write(cache, content, key=KEY):
     (cache / f"{key}.json").write_bytes(text if isinstance(text, bytes) else text.encode())
 
 
-# ---- The key and the format
-
+# --- the key and the format ---------------------------------------------------------------
 
 # Made with botocore 1.44.8, of a config file with the same lines:
 #
@@ -198,8 +191,7 @@ def test_used_while_15_minutes_are_left(minutes, is_used, environ, sts, configur
     assert parts(bt.load_credentials("p", environ=environ)) == parts(found)
 
 
-# ---- What cannot be used
-
+# --- what cannot be used ------------------------------------------------------------------
 
 UNUSABLE = [
     ("empty", ""), ("cut short", json.dumps(entry())[:70]), ("no JSON", "hello"),
@@ -263,8 +255,7 @@ def test_a_refused_code_is_not_remembered(environ, sts, configure, cache):
     assert not cache.exists() or [*cache.iterdir()] == []
 
 
-# ---- Roles without MFA, and chains
-
+# --- roles without MFA, and chains --------------------------------------------------------
 
 def test_no_cache_without_mfa(environ, sts, configure, cache):
     configure(mfa=False)
@@ -307,14 +298,13 @@ def test_errors_of_the_profile_come_before_the_cache(environ, sts, configure, ca
         bt.load_credentials("p", environ=environ)
 
 
-# ---- The file
-
+# --- the file -----------------------------------------------------------------------------
 
 def entries(cache):
     return [file.name for file in cache.iterdir()]
 
 
-@posix
+@with_modes
 def test_nobody_else_reads_it(environ, sts, configure, cache):
     configure()
     before = os.umask(0)
@@ -326,7 +316,7 @@ def test_nobody_else_reads_it(environ, sts, configure, cache):
     assert modes == [0o600, 0o700, 0o700]
 
 
-@posix
+@with_modes
 def test_a_file_that_others_could_read(environ, sts, configure, cache):
     configure()
     write(cache, entry(-1))
@@ -335,7 +325,7 @@ def test_a_file_that_others_could_read(environ, sts, configure, cache):
     assert stat.S_IMODE((cache / f"{KEY}.json").stat().st_mode) == 0o600
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows keeps symbolic links for administrators")
+@posix("Windows keeps symbolic links for administrators")
 def test_through_a_symbolic_link(environ, sts, configure, cache, tmp_path):
     """A home whose files live elsewhere keeps its links."""
     configure()
@@ -398,8 +388,7 @@ def test_an_entry_that_is_being_written(environ, sts, configure, cache):
     assert found.access_key_id == role_keys("CACHED")[0]
 
 
-# ---- Several processes
-
+# --- several processes --------------------------------------------------------------------
 
 PROGRAM = """
 import sys
@@ -417,7 +406,7 @@ print(found.access_key_id)
 def start(environ, *arguments):
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *arguments], env={**os.environ, **environ},
-        cwd=Path(bt.__file__).parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def outcome(process):
@@ -451,7 +440,7 @@ def test_command_line_without_a_terminal(environ, sts, configure, cache):
     """A credential helper works as long as the session lives."""
     configure()
     write(cache, entry(60))
-    run = dict(env={**os.environ, **environ}, cwd=Path(bt.__file__).parent, timeout=60,
+    run = dict(env={**os.environ, **environ}, cwd=ROOT, timeout=60,
                stdin=subprocess.DEVNULL, capture_output=True, text=True)
     command = [sys.executable, "-m", "bedrock_token", "--profile", "p"]
     result = subprocess.run(command, **run)

@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -20,17 +19,13 @@ from tests.fake_bedrock import (
     CHAT, CHAT_PARTS, MESSAGES, MESSAGES_PARTS, RESPONSES, RESPONSES_PARTS, Bedrock, data,
     server_sent,
 )
+from tests.helpers import ROOT, STATIC, cases
 
-TOKEN = bt.get_token(bt.Credentials("AKIAIOSFODNN7EXAMPLE", "secret-of-the-key"), "us-east-1")
+TOKEN = bt.get_token(STATIC, "us-east-1")
 CHAT_PATH = "/openai/v1/chat/completions"
 RESPONSES_PATH = "/openai/v1/responses"
 MESSAGES_PATH = "/anthropic/v1/messages"
 DONE = b"data: [DONE]\n\n"
-
-
-def cases(rows):
-    """The rows without their first column, which becomes the name of the test."""
-    return [pytest.param(*values, id=name) for name, *values in rows]
 
 
 @pytest.fixture
@@ -51,8 +46,7 @@ def begin(environ, bedrock):
     return begin
 
 
-# ---- The lines
-
+# --- the lines ----------------------------------------------------------------------------
 
 @pytest.mark.parametrize("text, want", cases([
     ("LF", 'data: {"a": 1}\n\n', [{"a": 1}]),
@@ -141,8 +135,7 @@ def test_endless_event(parts, begin):
         list(begin([*parts, b"{}\n\n", DONE]))
 
 
-# ---- What is no event
-
+# --- what is no event ---------------------------------------------------------------------
 
 @pytest.mark.parametrize("text", cases([
     ("half a document", b'data: {"a": \n\n'), ("no document", b"data: hello\n\n"),
@@ -204,8 +197,7 @@ def test_error_inside_shows_no_secret(begin):
     assert "\x1b" not in str(caught.value)
 
 
-# ---- The end
-
+# --- the end ------------------------------------------------------------------------------
 
 PROTOCOLS = [
     ("Chat Completions", CHAT_PATH, CHAT_PARTS, CHAT),
@@ -303,8 +295,7 @@ def test_content_type(kind, begin):
     assert list(begin(CHAT_PARTS, kind=kind)) == CHAT
 
 
-# ---- The connection
-
+# --- the connection -----------------------------------------------------------------------
 
 class Watched:
     """A stream that goes on as long as somebody reads it; `ended` says that nobody does."""
@@ -454,7 +445,7 @@ def test_no_resource_warning(environ, bedrock):
     whole = server_sent(CHAT_PARTS)
     bedrock.faults += [whole] * 5 + [server_sent(CHAT_PARTS[:2], "chunked, cut off")]
     result = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", PROGRAM], cwd=Path(bt.__file__).parent,
+        [sys.executable, "-X", "dev", "-W", "error", "-c", PROGRAM], cwd=ROOT,
         env={**os.environ, **environ, "AWS_ENDPOINT_URL": bedrock.url,
              "AWS_BEARER_TOKEN_BEDROCK": TOKEN, "AWS_REGION": "us-east-1"},
         capture_output=True, text=True, timeout=60)
