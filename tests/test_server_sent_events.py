@@ -270,7 +270,7 @@ def test_response_that_ends_in_another_way(kind, begin):
     assert list(events) == [*RESPONSES[:2], last]
 
 
-@pytest.mark.parametrize("text", [b"data:[DONE]\n\n", b"data: [DONE]\r\r", b"data: [DONE] \n\n",
+@pytest.mark.parametrize("text", [b"data:[DONE]\n\n", b"data: [DONE]\r\r",
                                   b"event: done\ndata: [DONE]\n\n"], ids=ascii)
 def test_done(text, begin):
     assert list(begin([*CHAT_PARTS[:-1], text])) == CHAT
