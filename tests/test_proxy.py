@@ -666,6 +666,7 @@ CHUNKED = "Transfer-Encoding: chunked"
     ("chunk in hex with its mark", [CHUNKED], b"0x2\r\n{}\r\n0\r\n\r\n"),
     ("chunk with an underscore", [CHUNKED], b"0_2\r\n{}\r\n0\r\n\r\n"),
     ("chunk longer than it says", [CHUNKED], b"1\r\n{}\r\n0\r\n\r\n"),
+    ("chunk with another end", [CHUNKED], b"2\r\n{}XX0\r\n\r\n"),
     ("chunk of huge size", [CHUNKED], b"ffffffffffffffff\r\n{}\r\n0\r\n\r\n"),
     ("chunk size without an end", [CHUNKED], b"1" * 200_000),
     ("extension without an end", [CHUNKED], b"2;" + b"a" * 200_000),
@@ -736,6 +737,19 @@ def test_body_of_64_megabytes(proxy, bedrock):
     status, _, _ = proxy.ask(path="/x", body=b" " * (64 * MIB))
     assert status == 200
     assert len(bedrock.requests.pop().body) == 64 * MIB
+
+
+@pytest.mark.parametrize("line, body", cases([
+    ("counted", "Content-Length: 3", b"{}"), ("in a chunk", CHUNKED, b"3\r\n{}"),
+    ("without its last chunk", CHUNKED, b"2\r\n{}\r\n"),
+]))
+def test_body_that_is_cut_off(line, body, proxy, bedrock):
+    """The model is not asked half a question."""
+    with socket.create_connection(("127.0.0.1", proxy.port), LONG) as link:
+        link.sendall(proxy.head(line) + body)
+        link.shutdown(socket.SHUT_WR)
+        assert status_of(link.recv(65536)) in (None, 400)
+    assert bedrock.requests == []
 
 
 def test_two_requests_in_one(proxy, bedrock):

@@ -67,6 +67,7 @@ def begin(environ, bedrock):
     ("an event without data", 'event: ping\n\ndata: {"a": 1}\n\n', [{"a": 1}]),
     ("many blank lines", '\n\n\ndata: {"a": 1}\n\n\n\ndata: {"a": 2}\n\n', [{"a": 1}, {"a": 2}]),
     ("a byte order mark", '\ufeffdata: {"a": 1}\n\n', [{"a": 1}]),
+    ("a byte order mark later", 'data: {"a": 1}\n\n\ufeffdata: {"a": 2}\n\n', [{"a": 1}]),
     ("a byte order mark inside", 'data: {"a": "\ufeff"}\n\n', [{"a": "\ufeff"}]),
     ("other letters", 'data: {"a": "é\u2028\u2029\x85\U0001F600"}\n\n', [
         {"a": "é\u2028\u2029\x85\U0001F600"}]),
@@ -82,7 +83,7 @@ def test_lines(framing, text, want, begin):
 
 # Cut in two at any of its bytes: also between CR and LF, inside a letter, and inside the mark.
 ALL_KINDS = (
-    '\ufeff: hi\r\n\r\ndata: {"é": 1}\r\n\r\ndata: {"\U0001F600":\rdata: 2}\r\revent: x\n'
+    '\ufeff: hi\r\n\r\ndata: {"é": 1}\r\n\r\ndata: {"\U0001F600":\r\ndata: 2\rdata: }\r\revent: x\n'
     'data:{"a": 3}\n\ndata: [DONE]\r\n\r\n'
 ).encode()
 ALL = [{"é": 1}, {"\U0001F600": 2}, {"a": 3}]
@@ -257,6 +258,13 @@ def test_body_that_ends_early(path, parts, want, framing, missing, begin):
 ]))
 def test_body_of_an_unknown_protocol_that_ends_early(framing, missing, begin):
     events = begin([data({"a": 1})], "/v1/unheard-of", framing, missing=missing)
+    assert next(events) == {"a": 1}
+    with pytest.raises(bt.BedrockTokenError):
+        next(events)
+
+
+def test_event_of_an_unknown_protocol_that_ends_early(begin):
+    events = begin([data({"a": 1}), b'data: {"a": 2}\n'], "/v1/unheard-of", "closed")
     assert next(events) == {"a": 1}
     with pytest.raises(bt.BedrockTokenError):
         next(events)
