@@ -78,7 +78,7 @@ def answer(status, body=b"", headers=(), missing=0):
 
     def send(handler):
         handler.start(status, [("Content-Length", len(body) + missing), *headers])
-        handler.wfile.write(body)
+        handler.wfile.write(b"" if handler.command == "HEAD" else body)
         handler.close_connection |= missing > 0
     return send
 
@@ -212,12 +212,24 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     fake = property(lambda self: self.server.fake)
 
     def _answer(self):
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
+            body = b"".join(self._chunks())
+        else:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         # Not self.path: some versions of http.server fold its leading slashes.
         path = self.requestline.split(" ")[1]
         self.fake.next_answer(Request(self.command, path, self.headers, body))(self)
 
-    do_GET = do_POST = do_PUT = do_CONNECT = _answer
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_CONNECT = _answer
+
+    def _chunks(self):
+        for _ in range(100_000):
+            size = int(self.rfile.readline(), 16)
+            yield self.rfile.read(size)
+            assert self.rfile.readline() == b"\r\n", "a chunk, or the body, has another end"
+            if size == 0:
+                return
+        raise AssertionError("endless chunks")
 
     def start(self, status, headers):
         self.send_response(status)
@@ -233,7 +245,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 class _Server(http.server.ThreadingHTTPServer):
-    request_queue_size = 64
+    request_queue_size = 256
 
     def server_bind(self):
         # HTTPServer's own would look up the machine's name, which can take seconds.
