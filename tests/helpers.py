@@ -179,7 +179,8 @@ class Threads:
         while frame:
             stack.append((frame.f_code.co_filename, frame.f_code.co_name))
             frame = frame.f_back
-        return stack[:1] == [(threading.__file__, "wait")] and bt.__file__ in dict(stack)
+        waiting = {(file, "wait") for file in (threading.__file__, bt.__file__)}
+        return not waiting.isdisjoint(stack[:1]) and bt.__file__ in dict(stack)
 
     def join(self):
         for thread in self._threads:
