@@ -72,7 +72,7 @@ def pieces(data, size):
 
 
 def decoding(chunks):
-    return bt._decode_events(chunks)
+    return (bt._event_of_frame(*frame) for frame in bt._decode_frames(chunks))
 
 
 def decode(*chunks):
@@ -245,7 +245,8 @@ def test_error_that_says_little(data, message):
 
 def test_error_in_the_stream_without_a_request_id(stream, runtime):
     def send(handler):
-        handler.start(200, [("Connection", "close")])
+        kind = ("Content-Type", "application/vnd.amazon.eventstream")
+        handler.start(200, [kind, ("Connection", "close")])
         handler.wfile.write(ERROR)
 
     runtime.faults += [send]

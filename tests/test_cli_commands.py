@@ -163,7 +163,7 @@ DAMAGED = [
     ("nothing", "", ["no token", VARIABLE]),
     ("blanks", " \n", ["no token"]),
     ("something else", "sk-0123456789abcdef", ["bedrock-api-key-", "ABSK"]),
-    ("an access key", KEY_ID, ["not a Bedrock API key"]),
+    ("an access key", KEY_ID, ["not an API key"]),
     ("cut by setx", WIDE[:1024], ["1,?024", "setx"]),
     ("cut elsewhere", WIDE[:1020], ["cut off", "1020"]),
     ("cut inside a base64 group", WIDE[:777], ["cut off", "777"]),

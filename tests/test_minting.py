@@ -293,7 +293,7 @@ BAD_FIELDS = [
     ("blank secret", {"secret_access_key": "  "}, ValueError, "secret_access_key"),
     ("secret as number", {"secret_access_key": 12345}, MISTAKE, "secret_access_key"),
     ("tab in the secret", {"secret_access_key": "se\tcret"}, ValueError, "secret_access_key"),
-    ("blank in the session token", {"session_token": "to ken"}, ValueError, "session_token"),
+    ("line end in the session token", {"session_token": "to\nken"}, ValueError, "session_token"),
     ("NUL in the session token", {"session_token": "to\0ken"}, ValueError, "session_token"),
     ("DEL in the session token", {"session_token": "to\x7fken"}, ValueError, "session_token"),
     ("session token bytes", {"session_token": b"x"}, MISTAKE, "session_token"),

@@ -119,7 +119,8 @@ DECODED = [
         long_term(f"BedrockAPIKey-abcd-at-123456789012:{LONG_TERM_SECRET}"),
         {
             "kind": "long-term",
-            "user_name": "BedrockAPIKey-abcd-at-123456789012",
+            "service": "bedrock",
+            "user_name": "BedrockAPIKey-abcd",
             "account_id": "123456789012",
         },
     ),
@@ -128,7 +129,8 @@ DECODED = [
         long_term(f"BedrockAPIKey-abcd+1-at-012345678901:{LONG_TERM_SECRET}:x"),
         {
             "kind": "long-term",
-            "user_name": "BedrockAPIKey-abcd+1-at-012345678901",
+            "service": "bedrock",
+            "user_name": "BedrockAPIKey-abcd",
             "account_id": "012345678901",
         },
     ),
@@ -137,7 +139,8 @@ DECODED = [
         long_term(f"BedrockAPIKey-me-at-home-at-123456789012:{LONG_TERM_SECRET}"),
         {
             "kind": "long-term",
-            "user_name": "BedrockAPIKey-me-at-home-at-123456789012",
+            "service": "bedrock",
+            "user_name": "BedrockAPIKey-me-at-home",
             "account_id": "123456789012",
         },
     ),
@@ -178,7 +181,7 @@ def test_decode_token_reads_a_token_of_ours():
 
 LONG_SESSION_TOKEN = rewritten(TEMPORARY_TOKEN, X_Amz_Security_Token="A" * 1000)
 
-REFUSAL = "Bedrock API key|token"  # no error of base64 or strptime comes out as it is
+REFUSAL = "API key|token"  # no error of base64 or strptime comes out as it is
 
 DAMAGED = [
     ("empty", "", "must start with"),

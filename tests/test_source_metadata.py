@@ -32,6 +32,12 @@ def imds(environ):
 ROLES = "/latest/meta-data/iam/security-credentials/"
 
 
+def last_place(error):
+    """What is said of the last place that was looked in."""
+    assert error.places[-1].startswith("instance metadata ")
+    return error.places[-1]
+
+
 def test_instance_metadata(environ, imds):
     key_id, secret, session_token = role_keys("instance")
     assert load_credentials(environ=environ) == Credentials(
@@ -61,20 +67,21 @@ def test_no_proxy_for_instance_metadata(environ, imds):
     assert proxy.requests == []
 
 
-# Faults in the order of the requests; how many there are.
+# Faults in the order of the requests; how many there are; what is said of this place.
 NOT_THERE = [
-    ("no role", [None, answer(404)], 2),
-    ("not found", [answer(404)], 1),
-    ("forbidden", [answer(403)], 1),
-    ("method not allowed", [answer(405)], 1),
+    ("no role", [None, answer(404)], 2, "no role"),
+    ("not found", [answer(404)], 1, "404"),
+    ("forbidden", [answer(403)], 1, "403"),
+    ("method not allowed", [answer(405)], 1, "405"),
 ]
 
 
-@pytest.mark.parametrize("faults, count", cases(NOT_THERE))
-def test_instance_that_has_none(environ, imds, faults, count):
+@pytest.mark.parametrize("faults, count, says", cases(NOT_THERE))
+def test_instance_that_has_none(environ, imds, faults, count, says):
     imds.faults = list(faults)
-    with pytest.raises(NoCredentialsError, match=r"instance metadata \(no role there\)"):
+    with pytest.raises(NoCredentialsError) as raised:
         load_credentials(environ=environ)
+    assert says in last_place(raised.value)
     assert len(imds.requests) == count
 
 
@@ -114,8 +121,9 @@ def test_role_without_success(environ, imds, code):
 @pytest.mark.parametrize("value", ["true", "True", "TRUE", " true "])
 def test_disabled(environ, imds, value):
     environ["AWS_EC2_METADATA_DISABLED"] = value
-    with pytest.raises(NoCredentialsError, match=r"instance metadata \(disabled\)"):
+    with pytest.raises(NoCredentialsError) as raised:
         load_credentials(environ=environ)
+    assert "AWS_EC2_METADATA_DISABLED" in last_place(raised.value)
     assert imds.requests == []
 
 
@@ -194,11 +202,7 @@ def test_nobody_there(environ, nobody_answers):
     with pytest.raises(NoCredentialsError) as raised:
         load_credentials(environ=environ)
     assert set(nobody_answers) == {("169.254.169.254", 80)}
-    text = str(raised.value)
-    places = ["AWS_ACCESS_KEY_ID", "profile default in", "AWS_WEB_IDENTITY_TOKEN_FILE",
-              "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-              "instance metadata"]
-    assert sorted(places, key=text.index) == places
+    assert "no answer" in last_place(raised.value)
 
 
 def late(handler):

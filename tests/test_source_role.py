@@ -178,7 +178,7 @@ REFUSED_ROLES = [
      ["profile p", "source_profile a"]),
     ("empty source further on",
      role("p", "P", "source_profile = a") + role("a", "A", "source_profile = b")
-     + profile("b", "region = us-east-1"), ["p -> a", "source_profile b"]),
+     + profile("b", "region = us-east-1"), ["profile p", "profile a", "source_profile b"]),
     ("half a pair in the source",
      role("p", "P", "source_profile = a") + profile("a", "aws_access_key_id = AKIAA"),
      ["profile a", "aws_secret_access_key"]),
@@ -198,7 +198,7 @@ REFUSED_ROLES = [
      role("p", "P", "source_profile = base", "credential_source = Environment"),
      ["profile p", "source_profile", "credential_source", "both"]),
     ("neither, in the source", role("p", "P", "source_profile = a") + role("a", "A"),
-     ["p -> a", "source_profile", "credential_source"]),
+     ["profile p", "profile a", "source_profile", "credential_source"]),
     ("unknown credential_source", role("p", "P", "credential_source = Env"),
      ["profile p", "credential_source", "Environment", "Ec2InstanceMetadata", "EcsContainer"]),
     ("credential_source that has none", role("p", "P", "credential_source = Environment"),
