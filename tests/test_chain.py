@@ -34,13 +34,13 @@ SETUPS = {
         "AKIAENV", "environment", []),
     "role": Setup(
         {}, ROLE_LINE + "source_profile = base\n", role_keys("Assumed")[0],
-        f"profile default (role {ARN}Assumed, through profile base)", ["sts"]),
+        f"profile default (role), role {ARN}Assumed, through profile base", ["sts"]),
     "web identity of the environment": Setup(
         {"AWS_WEB_IDENTITY_TOKEN_FILE": "~/web", "AWS_ROLE_ARN": ARN + "Env"}, "",
-        role_keys("Env")[0], f"environment (web identity, role {ARN}Env)", ["sts"]),
+        role_keys("Env")[0], f"environment (web identity), role {ARN}Env", ["sts"]),
     "web identity of the profile": Setup(
         {}, ROLE_LINE + "web_identity_token_file = ~/web\n", role_keys("Assumed")[0],
-        f"profile default (web identity, role {ARN}Assumed)", ["sts"]),
+        f"profile default (web identity), role {ARN}Assumed", ["sts"]),
     "sso": Setup({}, SSO_LINES, role_keys("Portal")[0], "profile default (sso)", ["sso"]),
     "static keys": Setup({}, keys("STATIC"), "AKIASTATIC", "profile default", []),
     "login": Setup({}, "login_session = me\n", "ASIALOGIN", "profile default (login)", []),
@@ -144,20 +144,42 @@ def test_broken_source_ends_the_chain(environ, home, services, variables, lines)
     assert services["imds"].requests == []
 
 
+# What is said of each place, in the order of the chain.
+PLACES = [
+    ("environment", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "not set"),
+    ("profile default", "role_arn"),
+    ("environment", "AWS_WEB_IDENTITY_TOKEN_FILE", "not set"),
+    ("profile default", "web_identity_token_file"),
+    ("profile default", "sso_account_id"),
+    ("profile default", "aws_access_key_id"),
+    ("profile default", "login_session"),
+    ("profile default", "credential_process"),
+    ("container", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+     "AWS_CONTAINER_CREDENTIALS_FULL_URI", "not set"),
+    ("instance metadata", "AWS_EC2_METADATA_DISABLED"),
+]
+
+
 def test_nothing_configured(environ, home):
-    places = ["AWS_ACCESS_KEY_ID", "profile default in",
-              str(home / ".aws/config"), str(home / ".aws/credentials"), "(role)",
-              "AWS_WEB_IDENTITY_TOKEN_FILE",
-              "profile default (web identity, sso, static keys, login, credential_process)",
-              "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-              "instance metadata"]
     with pytest.raises(NoCredentialsError) as raised:
         load_credentials(environ=environ)
-    assert sorted(places, key=str(raised.value).index) == places
-    assert "skipped" not in str(raised.value)
+    error = raised.value
+    assert len(error.places) == len(PLACES)
+    for place, words in zip(error.places, PLACES):
+        assert [word for word in words if word not in place] == []
+    files = [str(home / ".aws" / name) for name in ("config", "credentials")]
+    assert [file for file in files if file not in str(error)] == []
+    assert "skipped" not in str(error)
+    # First what happened and what to do; then the places, one a line.
+    assert "aws configure" in str(error).split("\n")[0]
+    assert str(error).split("\n")[1:] == [f"  {place}" for place in error.places]
+
+
+def test_nothing_configured_in_a_profile_that_is_named(environ, home):
     with pytest.raises(NoCredentialsError) as raised:
         load_credentials("default", environ=environ)
-    assert str(raised.value).count("(skipped, since a profile is named)") == 2
+    skipped = [place for place in raised.value.places if "skipped: a profile is named" in place]
+    assert [place.partition(" ")[0] for place in skipped] == ["environment", "environment"]
 
 
 RECORDED = """

@@ -270,7 +270,7 @@ def test_error_of_a_service(cli, home):
     write_config(home, ROLE.replace(f"mfa_serial = {MFA}\n", ""))
     with fake_aws.Sts(keys={KEY_ID: ("another", None)}) as sts:
         said = failure(cli("--profile", "p", env={"AWS_ENDPOINT_URL_STS": sts.url}))
-    assert missing(["role/Admin", "SignatureDoesNotMatch"], said) == []
+    assert missing([r"profile p \(role\)", "SignatureDoesNotMatch"], said) == []
 
 
 # --- processes and shells ------------------------------------------------------------------
@@ -439,7 +439,7 @@ def mfa_role(home):
 MFA_CODES = [
     ("right", b"123456\n", None),
     ("with blanks", b" 123456 \n", None),
-    ("wrong", b"654321\n", ["role/Admin", "AccessDenied"]),
+    ("wrong", b"654321\n", [r"profile p \(role\)", "AccessDenied"]),
     ("no code", b"12345\n", ["six digits", "mfa/dev"]),
 ]
 
