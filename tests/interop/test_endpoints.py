@@ -23,7 +23,7 @@ SERVICES = {"sts": "sts", "sso": "sso", "sso-oidc": "sso_oidc", "bedrock": "bedr
 def endpoint(service, region, environ, **settings):
     """Ours, with what is set in the environment."""
     variables = {f"AWS_{name.upper()}": str(value).lower() for name, value in settings.items()}
-    return bt._Config({**environ, **variables}).endpoint(SERVICES[service], region)
+    return bt._endpoint(bt._Settings({**environ, **variables}), SERVICES[service], region)
 
 
 def rules_of(service):
