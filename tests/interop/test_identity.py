@@ -363,6 +363,17 @@ AGREED = [
         environ={**IMDS, "AWS_EC2_METADATA_SERVICE_ENDPOINT": None})),
     ("unknown endpoint mode", Given(
         environ={**IMDS, "AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE": "IPv5"})),
+
+    # The forms of the two files that all understand
+    ("indented comment", Given(
+        "[default]\n" + static("X").replace("AKIAX", "AKIAX\n  # mine"))),
+    ("indented section", Given("[default]\n  " + static("X").replace("\n", "\n  "))),
+    ("name in quotes", Given("[profile 'my own']\n" + static("X"), profile="my own")),
+    ("name in double quotes", Given('[profile "base"]\n' + static("X"), profile="base")),
+    ("name with other characters", Given("[profile b\u00fc,(1)]\n" + static("X"), profile="b\u00fc,(1)")),
+    ("session with a name in quotes", Given(
+        SSO.replace("corp]", "'My Corp']").replace("= corp", "= My Corp"),
+        files=sso_cache("My Corp", **renewable()))),
 ]
 
 # Each place by itself, in the order in which they are looked at; `config` and `credentials` are
@@ -480,12 +491,8 @@ DIFFERENT_ON_PURPOSE = [
     ("comments after a value", Given(
         "[default]\n" + static("X").replace("AKIAX", "AKIAX  # mine")),
      ("AKIAX  # mine", "secret/X", None), keys("X")),
-    ("an indented comment continues the value before it", Given(
-        "[default]\n" + static("X").replace("AKIAX", "AKIAX\n  # mine")), keys("X"), ERROR),
     ("a colon is no equals sign", Given(
         "[default]\n" + static("X").replace(" =", ":")), keys("X"), ERROR),
-    ("names have no blanks, so nothing needs quotes", Given(
-        "[profile 'my own']\n" + static("X"), profile="my own"), keys("X"), ERROR),
     ("a byte order mark is no part of the file", Given(
         "\ufeff[default]\n" + static("X")), ERROR, keys("X")),
 ]
