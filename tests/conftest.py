@@ -15,7 +15,7 @@ from tests.helpers import ENV_BASE, KEYS, WEB_TOKEN, known_keys, role, write_hom
 
 _REMOVED = {
     "http_proxy", "https_proxy", "no_proxy", "all_proxy", "no_color",
-    "ssl_cert_file", "ssl_cert_dir", "userprofile", "homedrive", "homepath",
+    "ssl_cert_file", "ssl_cert_dir", "requests_ca_bundle", "userprofile", "homedrive", "homepath",
 }
 
 
