@@ -22,7 +22,10 @@ from tests.helpers import (
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # Packages of the recipes that tests/interop runs; here they are only compiled.
-CLIENTS = {"anthropic", "boto3", "langchain_aws", "litellm", "openai"}
+CLIENTS = {"anthropic", "boto3", "botocore", "langchain_aws", "litellm", "openai"}
+# What else it runs, by language: what every such block holds.
+INTEROP = {"js": "bedrock_token", "json": "apiKeyHelper", "sh": "bedrock_token proxy",
+           "yaml": "litellm_settings"}
 RUN_HERE, RUN_IN_INTEROP, RUN_BY_CI = "run here", "compiled here, run by tests/interop", "run by CI"
 READ_HERE = "read here"  # data: parsed, and its programs and profiles used
 
@@ -45,6 +48,8 @@ def classified(language, code):
         if packages:
             return RUN_IN_INTEROP if packages <= CLIENTS else None
         return RUN_HERE
+    if language in INTEROP and INTEROP[language] in code:
+        return RUN_IN_INTEROP
     if language == "sh":
         return RUN_BY_CI if "pytest" in code else RUN_HERE
     return READ_HERE if language in ("ini", "json", "yaml") else None
@@ -112,12 +117,6 @@ def test_python_examples_with_packages_compile(code):
 
 # Programs that the examples start besides python3.
 PROGRAMS = {
-    "claude": """\
-        test "$CLAUDE_CODE_USE_BEDROCK" = 1
-        test -n "$AWS_REGION"
-        test -z "$AWS_SECRET_ACCESS_KEY"
-        echo "${AWS_BEARER_TOKEN_BEDROCK:?}"
-        """,
     "aws": 'echo "aws $*"\n',
 }
 
