@@ -3,14 +3,17 @@
 import base64
 import contextlib
 import hashlib
+import os
 import re
 import time
 from datetime import datetime, timedelta
+from pathlib import Path
 from urllib.parse import parse_qsl
 
 import aws_bedrock_token_generator
 import botocore.auth
 import botocore.credentials
+import pytest
 from botocore.awsrequest import AWSRequest
 
 from tests import fake_aws
@@ -185,3 +188,14 @@ class Bedrock(fake_aws.BedrockRuntime):
         """Method, host, path and JSON body of each request that came through the tunnels."""
         return [(request.method, request.headers["Host"], request.path, request.json)
                 for request in self.requests if request.method != "CONNECT"]
+
+
+def npm_package(name):
+    """The folder of an npm package, in the node_modules that BEDROCK_TOKEN_NODE_MODULES names."""
+    modules = os.environ.get("BEDROCK_TOKEN_NODE_MODULES")
+    folder = Path(modules or "", name)
+    if modules and folder.is_dir():
+        return folder
+    if os.environ.get("BEDROCK_TOKEN_INTEROP") == "required":
+        pytest.fail(f"not installed: {name}, in the folder of BEDROCK_TOKEN_NODE_MODULES")
+    pytest.skip(f"not installed: {name}")
