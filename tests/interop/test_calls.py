@@ -4,9 +4,9 @@ import json
 
 import anthropic
 import boto3
+import botocore
 import openai
 import pytest
-from botocore import UNSIGNED
 from botocore.config import Config
 
 import bedrock_token as bt
@@ -20,6 +20,8 @@ GUARDRAIL = "arn:aws:bedrock:us-east-1:123456789012:guardrail/gr12345"
 CLAUDE = "us.anthropic.claude-haiku-4-5-20251001-v1:0"
 TEXT = "\u4e16\u754c \U0001f600 \"quoted\" \\ \n\t \u2028"
 HELLO = [{"role": "user", "content": TEXT}]
+SESSION = boto3.Session(region_name="us-east-1")  # it keeps what it has read about a service
+UNSIGNED = Config(signature_version=botocore.UNSIGNED)
 ENDPOINTS = ("bedrock-runtime", "bedrock", "bedrock-mantle")
 
 
@@ -58,18 +60,32 @@ class Anything(fake_aws.Fake):
 
 
 class Clients:
-    """Those that are compared with, at a fake."""
+    """Those that are compared with, at a fake, made when they are needed."""
 
     def __init__(self, url):
-        unsigned = {"region_name": "us-east-1", "config": Config(signature_version=UNSIGNED)}
-        self.runtime = boto3.client(
-            "bedrock-runtime", endpoint_url=f"{url}/bedrock-runtime", **unsigned)
-        self.control = boto3.client("bedrock", endpoint_url=f"{url}/bedrock", **unsigned)
-        self.openai = openai.OpenAI(api_key="any", base_url=f"{url}/bedrock-runtime/openai/v1")
-        self.mantle = openai.OpenAI(api_key="any", base_url=f"{url}/bedrock-mantle/v1")
-        self.claude = anthropic.Anthropic(
-            api_key="any", base_url=f"{url}/bedrock-mantle/anthropic",
-            default_headers=dict(VERSION))
+        self.runtime_url, self.mantle_url = f"{url}/bedrock-runtime", f"{url}/bedrock-mantle"
+        self.control_url = f"{url}/bedrock"
+
+    @property
+    def runtime(self):
+        return SESSION.client("bedrock-runtime", endpoint_url=self.runtime_url, config=UNSIGNED)
+
+    @property
+    def control(self):
+        return SESSION.client("bedrock", endpoint_url=self.control_url, config=UNSIGNED)
+
+    @property
+    def openai(self):
+        return openai.OpenAI(api_key="any", base_url=f"{self.runtime_url}/openai/v1")
+
+    @property
+    def mantle(self):
+        return openai.OpenAI(api_key="any", base_url=f"{self.mantle_url}/v1")
+
+    @property
+    def claude(self):
+        return anthropic.Anthropic(api_key="any", base_url=f"{self.mantle_url}/anthropic",
+                                   default_headers=dict(VERSION))
 
 
 EMBED = {"inputText": TEXT, "dimensions": 256, "normalize": True}
