@@ -99,14 +99,14 @@ def sha256(body):
     return hashlib.sha256(body).hexdigest()
 
 
-def check_bearer(token, keys, region, now):
-    """The access key id of a token that Bedrock would take; Refused for any other.
+def check_bearer(token, keys, region, now, service="bedrock"):
+    """The access key id of a token that the service would take; Refused for any other.
 
     Read apart here, and signed again by botocore. `keys` are {access key id: (secret, session
     token or None)}, `now` is in seconds since 1970.
     """
     prefix, _, payload = token.rpartition("-")
-    require(prefix == "bedrock-api-key", 403, "AccessDeniedException", fake_aws.BAD_PREFIX)
+    require(prefix == f"{service}-api-key", 403, "AccessDeniedException", fake_aws.BAD_PREFIX)
     url = base64.b64decode(payload, validate=True).decode("ascii")
     found = re.fullmatch("(.+)&X-Amz-Signature=([0-9a-f]{64})&Version=1", url)
     require(found, 403, "AccessDeniedException", fake_aws.NOT_VALID)
@@ -118,10 +118,10 @@ def check_bearer(token, keys, region, now):
     lifetime = int(said["X-Amz-Expires"])
 
     for fulfilled, message in (
-        (unsigned.startswith("bedrock.amazonaws.com/?"), fake_aws.NOT_VALID),
+        (unsigned.startswith(f"{service}.amazonaws.com/?"), fake_aws.NOT_VALID),
         (said["Action"] == "CallWithBearerToken", fake_aws.NOT_VALID),
         (said["X-Amz-SignedHeaders"] == "host", fake_aws.NOT_VALID),
-        (scope == f"{said['X-Amz-Date'][:8]}/{region}/bedrock/aws4_request", fake_aws.NOT_VALID),
+        (scope == f"{said['X-Amz-Date'][:8]}/{region}/{service}/aws4_request", fake_aws.NOT_VALID),
         (secret is not None, fake_aws.NOT_VALID),
         (said.get("X-Amz-Security-Token") == session_token, fake_aws.NOT_VALID),
         (1 <= lifetime <= 43200 and issued <= now + 300, fake_aws.NOT_VALID),
@@ -129,10 +129,11 @@ def check_bearer(token, keys, region, now):
     ):
         require(fulfilled, 403, "AccessDeniedException", message)
 
-    request = AWSRequest("POST", f"https://{unsigned}", headers={"host": "bedrock.amazonaws.com"})
+    host = f"{service}.amazonaws.com"
+    request = AWSRequest("POST", f"https://{unsigned}", headers={"host": host})
     request.context["timestamp"] = said["X-Amz-Date"]
     signer = botocore.auth.SigV4QueryAuth(
-        botocore.credentials.Credentials(key_id, secret, session_token), "bedrock", region)
+        botocore.credentials.Credentials(key_id, secret, session_token), service, region)
     wanted = signer.signature(
         signer.string_to_sign(request, signer.canonical_request(request)), request)
     require(signature == wanted, 403, "AccessDeniedException", fake_aws.NOT_VALID)
