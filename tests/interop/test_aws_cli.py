@@ -462,6 +462,17 @@ def test_both_ask_again_when_a_quarter_of_an_hour_is_left(version_2, mfa_sts, ho
     assert mfa_sts.assumed() == ONCE * 4
 
 
+def test_where_nobody_can_be_asked_the_last_minutes_count_too(version_2, mfa_sts, home):
+    mfa_home(home)
+    mfa_sts.expiration = from_now(14 * MINUTE)
+    keys, _ = exported(version_2, "app", typed=CODE + "\n")
+    assert three(bt.load_credentials("app")) == keys
+    done = run_ours("--profile", "app")
+    assert done.returncode == 0, done.stderr
+    assert bt.decode_token(done.stdout.strip())["access_key_id"] == keys[0]
+    assert mfa_sts.assumed() == ONCE
+
+
 DAMAGED = [
     ("empty", b""),
     ("cut short", b'{"Credentials": {"AccessKeyId": "ASIA'),
