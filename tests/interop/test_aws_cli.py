@@ -30,7 +30,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 import bedrock_token as bt
 from tests import fake_aws
 from tests.fake_aws import Forever, answer, require, role_keys
-from tests.interop.reference import SECRET, Bedrock, cases, npm_package
+from tests.helpers import SECRET, cases
+from tests.interop.reference import Bedrock, npm_package
 
 FOLDER = Path(bt.__file__).parent
 SCRIPTS = sysconfig.get_path("scripts")

@@ -15,15 +15,8 @@ import token_generator_for_aws_external_anthropic as generator
 
 import bedrock_token as bt
 from tests.fake_aws import Fake, answer, require
-from tests.interop.reference import (
-    MESSAGES_ANSWER,
-    NOON,
-    SECRET,
-    botocore_at,
-    botocore_keys,
-    cases,
-    check_bearer,
-)
+from tests.helpers import NOON, SECRET, cases
+from tests.interop.reference import MESSAGES_ANSWER, botocore_at, botocore_keys, check_bearer
 
 SERVICE = "aws-external-anthropic"
 FOLDER = Path(bt.__file__).parent

@@ -22,7 +22,8 @@ import pytest
 import bedrock_token as bt
 from tests import fake_aws
 from tests.fake_aws import Fake, answer, require, role_keys
-from tests.interop.reference import SECRET, Bedrock
+from tests.helpers import SECRET
+from tests.interop.reference import Bedrock
 
 ROOT = Path(__file__).parents[2]
 CACHED = f"python/__pycache__/bedrock_token.{sys.implementation.cache_tag}.pyc"
