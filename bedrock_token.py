@@ -1,13 +1,10 @@
 """Short-term Amazon Bedrock API keys ("bearer tokens") from AWS credentials. One file, standard library only.
 
-    >>> import bedrock_token
     >>> token = bedrock_token.get_token()     # credentials and region as the AWS CLI finds them
-    >>> token.expiration                      # when it really ends, in UTC
-
     $ python -m bedrock_token                 # the same in a shell; --help tells the rest
 
-A token is a presigned request: minting one is hashing, AWS is not asked. It has the permissions of the credentials that
-signed it, works in one region, ends after at most 12 hours or with those credentials, and is a password until then.
+A token is a presigned request: minting one is hashing, AWS is not asked. It has the permissions of the
+credentials that signed it, works in one region, ends with them or after 12 hours, and is a password.
 
 Map, in the order of the file; nothing is used before it is defined:
 
@@ -21,14 +18,15 @@ Map, in the order of the file; nothing is used before it is defined:
     credential sources      one function for each place that credentials come from
     the chain               load_credentials, load_region, assume_role, get_token, provide_token
     TokenProvider           a token that is always valid, for long-lived programs
-    calling Bedrock         converse, converse_stream
+    calling Bedrock         call, call_stream, converse, converse_stream
+    proxy                   a loopback proxy, for programs that cannot ask for a new token
     command line            main
 
-Reads the environment (AWS_*, HOME, proxies), the two files, the AWS CLI's caches of signed-in sessions, and token files
-that these name. Sends nothing with credentials from the environment or the files; otherwise what the configured source
-needs, to AWS's addresses or the endpoint configured in their place. Writes one file: an SSO session it has renewed,
-back into the AWS CLI's cache. Starts a process only for `credential_process`, `login_session` and `exec`. Never writes
-to os.environ, never logs, starts no thread of its own.
+Reads the environment (AWS_*, HOME, proxies), the two files, the AWS CLI's caches of signed-in sessions, and
+token files that these name. Sends nothing with credentials from the environment or the files; otherwise what
+the source needs, to AWS or the endpoint configured in its place. Writes two files, both caches of the AWS
+CLI: an SSO session it renewed, and roles with an MFA device. Starts a process only for `credential_process`,
+`login_session` and `exec`, and threads only for `proxy`. Never writes to os.environ, never logs.
 
 Home: the project bedrock_token, whose README.md is the manual and whose tests/ are the proof.
 """
@@ -37,18 +35,20 @@ Home: the project bedrock_token, whose README.md is the manual and whose tests/ 
 from __future__ import annotations
 
 __all__ = [
-    "BedrockError", "BedrockTokenError", "Credentials", "CredentialsError", "NoCredentialsError", "NoRegionError",
-    "Token", "TokenProvider", "assume_role", "converse", "converse_stream", "decode_token", "get_token",
-    "load_credentials", "load_region", "presign", "provide_token",
+    "BedrockError", "BedrockTokenError", "Credentials", "CredentialsError", "NoCredentialsError",
+    "NoRegionError", "Token", "TokenProvider", "assume_role", "call", "call_stream", "converse",
+    "converse_stream", "decode_token", "get_token", "load_credentials", "load_region", "presign",
+    "provide_token",
 ]
 
-__version__ = "1.0.0"
+__version__ = "1.1.0"
 
-# Only what is light: about 5 ms over a bare interpreter. What is heavier (re, json, urllib, ssl, subprocess, argparse)
-# is imported by the function that needs it, which also shows who reaches the network or starts a process.
+# Only what is light, about 5 ms. The rest (re, json, http, ssl, subprocess) is imported by the function that
+# needs it, which also shows who reaches the network or starts a process.
 import binascii
 import hashlib
 import hmac
+import io
 import os
 import sys
 import time
@@ -56,45 +56,75 @@ from datetime import datetime, timedelta, timezone
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-    from concurrent.futures import Future
+    import socket
+    import ssl
+    import subprocess
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from email.message import Message
     from http.client import HTTPResponse
+    from http.server import BaseHTTPRequestHandler
     from typing import Any, NoReturn
 
     Pairs = Iterable[tuple[str, str]]
+    Source = tuple[str, str, Callable[["_Settings", "_Profile"], "Credentials | None"]]
 
-# https://docs.aws.amazon.com/bedrock/latest/userguide/api-keys-how.html and AWS's own token generators
-_TOKEN_PREFIX = "bedrock-api-key-"
-_LONG_TERM_PREFIX = "ABSK"
-_TOKEN_HOST = "bedrock.amazonaws.com"  # for every region and partition
+# https://docs.aws.amazon.com/bedrock/latest/userguide/api-keys-how.html and AWS's own token generators.
+# A service -> how its long-term keys begin, and their users' names; the variable that its clients read.
+# Its short-term keys are signed for {service}.amazonaws.com, in every region and partition.
+_SERVICES = {
+    "bedrock": ("ABSK", "BedrockAPIKey-", "AWS_BEARER_TOKEN_BEDROCK"),
+    "aws-external-anthropic": ("AEAA", "AeaApiKey-", "ANTHROPIC_AWS_API_KEY"),
+}
 _TOKEN_LIFETIME = 12 * 3600
-# https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
 _ALGORITHM = "AWS4-HMAC-SHA256"
 _UNRESERVED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~"
 _EMPTY_SHA256 = hashlib.sha256().hexdigest()
-_PRESIGN_LIFETIME = 7 * 24 * 3600
 
 
-# ------------------------------------------------------------------------------------------ errors
+# --------------------------------------------------------------------------------------- errors
+
+
+def _printable(text: str, limit: int) -> str:
+    """The text without what a terminal would obey, cut where it is longer than `limit`."""
+    shown = "".join([char if char.isprintable() else " " for char in text[:limit]])
+    return shown if len(text) <= limit else f"{shown}..."
 
 
 class BedrockTokenError(Exception):
-    """Base of all errors of this module. A caller's own mistake is a ValueError or a TypeError instead."""
+    """Base of all errors of this module: `message` is what happened, `hint` what to do, or "".
+
+    A caller's own mistake is a ValueError or a TypeError.
+    """
+
+    def __init__(self, message: str = "", hint: str = "") -> None:
+        super().__init__(message)
+        self.message = _printable(str(message), 2000)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.hint}" if self.hint else self.message
 
 
 class NoCredentialsError(BedrockTokenError):
-    """No credentials are configured; the message lists where they were looked for, in order."""
+    """No credentials are configured. `places`: where they were looked for, and what was there."""
+
+    def __init__(self, message: str = "", hint: str = "", places: Iterable[str] = ()) -> None:
+        super().__init__(message, hint)
+        self.places = tuple([_printable(place, 500) for place in places])
+
+    def __str__(self) -> str:
+        return "\n  ".join([super().__str__(), *self.places])
 
 
 class CredentialsError(BedrockTokenError):
-    """Something is configured and does not work; the message names it and says what to do."""
+    """Something is configured and does not work; the message names it."""
 
 
 class NoRegionError(BedrockTokenError):
     """No region is configured, or the configured one cannot be a region."""
 
 
-# ------------------------------------------------------------------------------------------ values
+# --------------------------------------------------------------------------------------- values
 
 
 def _in_utc(moment: datetime, name: str) -> datetime:
@@ -106,15 +136,51 @@ def _in_utc(moment: datetime, name: str) -> datetime:
 
 
 def _is_plain(text: object) -> bool:
-    """Whether it can stand in a header: a string of printable ASCII without blanks, not empty."""
-    return isinstance(text, str) and text.isascii() and text.isprintable() and text != "" and " " not in text
+    """Whether it can stand in a header: a string of printable ASCII, no blanks, not empty."""
+    if not isinstance(text, str):
+        return False
+    return text.isascii() and text.isprintable() and text.split() == [text]
+
+
+def _whole_seconds(value: int | timedelta, least: int, most: int, name: str) -> int:
+    """A lifetime as an int. A fraction is dropped: nothing outlives what was asked for."""
+    if isinstance(value, timedelta):
+        if timedelta(seconds=least) <= value <= timedelta(seconds=most):
+            return value // timedelta(seconds=1)
+    elif isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
+        return int(value)
+
+    given = repr(value) if isinstance(value, (int, float, timedelta)) else type(value).__name__
+    raise ValueError(f"{name} must be {least} to {most} whole seconds or a timedelta, not {given}")
+
+
+def _service_name(service: str) -> str:
+    if service not in _SERVICES:
+        raise ValueError(f"service must be one of {', '.join(_SERVICES)}, not {service!r}")
+    return service
+
+
+def _region_name(region: str) -> str:
+    """The region without surrounding blanks; ValueError if it does not look like one."""
+    if not isinstance(region, str):
+        raise TypeError(f"region must be a string, not {type(region).__name__}")
+    name = region.strip()
+    parts = name.split("-")
+    ends_well = parts[0].isalpha() and parts[-1].isdigit()
+    spelled_well = name.isascii() and name.islower() and all(map(str.isalnum, parts))
+    if ends_well and spelled_well and len(parts) > 2 and len(name) <= 32:
+        return name
+
+    harmless = _is_plain(name) and name.islower() and len(name) < 25  # no misplaced secret
+    what = repr(name) if harmless else "this"
+    raise ValueError(f"{what} is not a region; one looks like us-east-1")
 
 
 class Credentials:
     """AWS credentials: an immutable snapshot, compared by value, whose repr shows no secret.
 
-    `expiration` is an aware datetime (kept in UTC) or None; `source` says in words where they came from.
-    Raises ValueError for a key that is empty or has blanks or control characters, and for a naive expiration.
+    `expiration` is an aware datetime (kept in UTC) or None; `source` says where they came from.
+    ValueError: a key is empty or has blanks or control characters, or the expiration is naive.
     """
 
     __slots__ = ("access_key_id", "secret_access_key", "session_token", "expiration", "source")
@@ -128,25 +194,31 @@ class Credentials:
         self, access_key_id: str, secret_access_key: str, session_token: str | None = None,
         expiration: datetime | None = None, source: str = "",
     ) -> None:
-        session_token = session_token or None  # botocore's objects may hold an empty one
-        keys = {"access_key_id": access_key_id, "secret_access_key": secret_access_key, "session_token": session_token}
-        for name, key in keys.items():
-            if not _is_plain(key) and not (name == "session_token" and key is None):
-                raise ValueError(f"{name} must be a non-empty string without blanks or control characters")
-        expiration = None if expiration is None else _in_utc(expiration, "expiration")
-        for name, value in zip(self.__slots__, (*keys.values(), expiration, source)):
+        keys = (access_key_id, secret_access_key, session_token or None)
+        for name, key in zip(self.__slots__, keys):
+            if name == "session_token" and isinstance(key, str):
+                key = key.replace(" ", "")  # some have blanks inside
+            if not _is_plain(key) and (name, key) != ("session_token", None):
+                raise ValueError(f"{name} must be a string without blanks or control characters")
+        if not access_key_id.replace("_", "x").isalnum():
+            raise ValueError("access_key_id has characters that no key id has, such as quotes")
+        if expiration is not None:
+            expiration = _in_utc(expiration, "expiration")
+        for name, value in zip(self.__slots__, (*keys, expiration, source)):
             object.__setattr__(self, name, value)
 
     def _values(self) -> tuple[Any, ...]:
         return tuple([getattr(self, name) for name in self.__slots__])
 
-    def __setattr__(self, name: str, value: object = None) -> NoReturn:
+    def __setattr__(self, *_: object) -> NoReturn:
         raise AttributeError("Credentials are immutable")
 
     __delattr__ = __setattr__
 
     def __eq__(self, other: object) -> bool:
-        return self._values() == other._values() if isinstance(other, Credentials) else NotImplemented
+        if not isinstance(other, Credentials):
+            return NotImplemented
+        return self._values() == other._values()
 
     def __hash__(self) -> int:
         return hash(self._values())
@@ -160,109 +232,71 @@ class Credentials:
         return f"<Credentials {self.access_key_id} ({kind}) from {self.source or 'code'}{until}>"
 
 
-class Token(str):
-    """A bearer token: a str that knows its `expiration` (aware UTC datetime) and `region`; its repr hides it."""
-
-    __slots__ = ("expiration", "region")
-    expiration: datetime
-    region: str
-
-    def __new__(cls, value: str, expiration: datetime, region: str) -> Token:
-        token = str.__new__(cls, value)
-        token.expiration, token.region = expiration, region
-        return token
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Token, (str(self), self.expiration, self.region)
-
-    def __repr__(self) -> str:
-        return f"<Token {_TOKEN_PREFIX}... for {self.region} until {self.expiration.isoformat()}>"
-
-
-def _whole_seconds(value: int | timedelta, least: int, most: int, name: str) -> int:
-    """A lifetime as an int. A timedelta's fraction is dropped, so that nothing outlives what was asked for."""
-    if isinstance(value, timedelta):
-        if timedelta(seconds=least) <= value <= timedelta(seconds=most):
-            return value // timedelta(seconds=1)
-    elif isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
-        return int(value)
-    what = repr(value) if isinstance(value, (int, float, timedelta)) else f"a {type(value).__name__}"
-    raise ValueError(f"{name} must be whole seconds or a timedelta, from {least} to {most} seconds, not {what}")
-
-
-def _frozen(credentials: Any) -> Credentials:
-    """One consistent snapshot of ours, of botocore's kind, or of what a callable returns of either."""
-    if isinstance(credentials, Credentials):
-        return credentials
+def _snapshot(credentials: Any) -> Credentials:
+    """One consistent copy of ours, of botocore's kind, or of what a callable returns of either."""
     if callable(credentials):
         credentials = credentials()
         if credentials is None:
-            raise NoCredentialsError("the given credentials callable returned None: it found no credentials")
-        if isinstance(credentials, Credentials):
-            return credentials
-    # Read field by field, refreshable credentials could change between two fields; frozen ones cannot.
+            raise NoCredentialsError("the credentials callable returned None: it found none")
+    if isinstance(credentials, Credentials):
+        return credentials
+
+    # Read field by field, refreshable ones could change between two fields; frozen ones cannot.
     freeze = getattr(credentials, "get_frozen_credentials", None)
     frozen = freeze() if freeze else credentials
     try:
         keys = frozen.access_key, frozen.secret_key, frozen.token
     except AttributeError:
-        raise TypeError(
-            "credentials must be Credentials, an object with access_key, secret_key and token,"
-            f" or a callable that returns either, not {type(credentials).__name__}"
-        ) from None
-    # botocore tells nobody else when its refreshable credentials end, and the token ends with them.
-    expiration = getattr(credentials, "_expiry_time", None)
-    return Credentials(*keys, expiration if isinstance(expiration, datetime) else None, source="code")
+        kinds = "Credentials, an object with access_key, secret_key and token, or a callable"
+        raise TypeError(f"credentials must be {kinds}, not {type(credentials).__name__}") from None
+
+    # botocore says nowhere else when its refreshable credentials end, and the token ends with them.
+    ends = getattr(credentials, "_expiry_time", None)
+    return Credentials(*keys, ends if isinstance(ends, datetime) else None, source="code")
 
 
-def _region(region: str) -> str:
-    """The region without surrounding blanks; ValueError if it does not look like one (us-east-1)."""
-    if not isinstance(region, str):
-        raise TypeError(f"region must be a string, not {type(region).__name__}")
-    name = region.strip()
-    first, *middle, last = name.split("-") if "-" in name else ("", "")
-    well_formed = first.isalpha() and middle and all([part.isalnum() for part in middle]) and last.isdigit()
-    if not (well_formed and name.isascii() and name.islower()):
-        what = repr(name) if len(name) < 25 and name.islower() and _is_plain(name) else "this"  # no misplaced secret
-        raise ValueError(f"{what} is not a region; one looks like us-east-1")
-    return name
+class Token(str):
+    """A bearer token: a str with `expiration` (aware, UTC), `region`, `service`; repr hides it."""
+
+    __slots__ = ("expiration", "region", "service")
+    expiration: datetime
+    region: str
+    service: str
+
+    def __new__(
+        cls, value: str, expiration: datetime, region: str, service: str = "bedrock"
+    ) -> Token:
+        token = str.__new__(cls, value)
+        token.expiration = expiration
+        token.region = region
+        token.service = service
+        return token
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Token, (str(self), self.expiration, self.region, self.service)
+
+    def __repr__(self) -> str:
+        until = self.expiration.isoformat()
+        return f"<Token {self.service}-api-key-... for {self.region} until {until}>"
 
 
-# ----------------------------------------------------------------------------- Signature Version 4
+# -------------------------------------------------------------------------- Signature Version 4
 #
 # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
-# The functions have the names of that page's steps. _presigned_query() puts the signature into the query,
-# _authorization() into a header; both go through the same stages.
+# The functions are named for that page's steps, and both ways to sign go through them:
+# _presigned_query() puts the signature into the query, _authorization() into a header.
 
 
 def _uri_encode(text: str) -> str:
-    """Percent-encode all but the unreserved characters.
-
-    One replacement over the whole string for each reserved byte that occurs in it: for a session token many times
-    faster than a step per character. "%" goes first, since the others are replaced with it.
-    """
-    data = text.encode("utf-8")
+    """Percent-encode all but the unreserved characters."""
+    data = text.encode()
     reserved = data.translate(None, _UNRESERVED)
-    if not reserved:
-        return text
-    data, reserved = data.replace(b"%", b"%25"), reserved.replace(b"%", b"")
-    while reserved:
-        byte = reserved[:1]
-        data = data.replace(byte, b"%%%02X" % ord(byte))
-        reserved = reserved.replace(byte, b"")
-    return data.decode("ascii")
-
-
-def _canonical_uri(path: str, normalize: bool = True) -> str:
-    if normalize:
-        segments: list[str] = []
-        for segment in path.split("/"):
-            if segment == "..":
-                del segments[-1:]
-            elif segment not in ("", "."):
-                segments.append(segment)
-        path = "/" + "/".join(segments) + ("/" if segments and path.endswith("/") else "")
-    return "/".join(map(_uri_encode, path.split("/")))
+    if reserved:
+        # A step for each byte that occurs, not for each character; "%" first, which the others add.
+        data = data.replace(b"%", b"%25")
+        for byte in set(reserved.replace(b"%", b"")):
+            data = data.replace(b"%c" % byte, b"%%%02X" % byte)
+    return data.decode()
 
 
 def _encoded(pairs: Pairs) -> list[tuple[str, str]]:
@@ -270,7 +304,7 @@ def _encoded(pairs: Pairs) -> list[tuple[str, str]]:
 
 
 def _query_string(encoded: Pairs) -> str:
-    return "&".join(map("=".join, encoded))
+    return "&".join([f"{name}={value}" for name, value in encoded])
 
 
 def _canonical_query(pairs: Pairs) -> str:
@@ -279,233 +313,285 @@ def _canonical_query(pairs: Pairs) -> str:
 
 def _canonical_headers(headers: Pairs) -> tuple[str, str]:
     """The block of canonical headers, and the list of their names ("signed headers")."""
-    values: dict[str, str] = {}
+    values: dict[str, list[str]] = {}
     for name, value in headers:
-        name, value = name.strip().lower(), " ".join(value.split())
-        values[name] = f"{values[name]},{value}" if name in values else value
+        values.setdefault(name.strip().lower(), []).append(" ".join(value.split()))
     names = sorted(values)
-    return "".join([f"{name}:{values[name]}\n" for name in names]), ";".join(names)
+    return "".join([f"{name}:{','.join(values[name])}\n" for name in names]), ";".join(names)
 
 
-def _canonical_request(method: str, uri: str, query: str, headers: str, signed_headers: str, payload_hash: str) -> str:
-    return "\n".join((method, uri, query, headers, signed_headers, payload_hash))
+def _canonical_request(
+    method: str, uri: str, query: str, headers: str, signed_headers: str, payload_hash: str
+) -> str:
+    return f"{method}\n{uri}\n{query}\n{headers}\n{signed_headers}\n{payload_hash}"
 
 
 def _string_to_sign(timestamp: str, scope: str, canonical_request: str) -> str:
-    digest = hashlib.sha256(canonical_request.encode("utf-8")).hexdigest()
+    digest = hashlib.sha256(canonical_request.encode()).hexdigest()
     return f"{_ALGORITHM}\n{timestamp}\n{scope}\n{digest}"
 
 
 def _signing_key(secret: str, date: str, region: str, service: str) -> bytes:
-    key = f"AWS4{secret}".encode("utf-8")
+    key = f"AWS4{secret}".encode()
     for part in (date, region, service, "aws4_request"):
-        key = hmac.digest(key, part.encode("utf-8"), "sha256")
+        key = hmac.digest(key, part.encode(), "sha256")
     return key
 
 
 def _signature(key: bytes, string_to_sign: str) -> str:
-    return hmac.digest(key, string_to_sign.encode("utf-8"), "sha256").hex()
+    return hmac.digest(key, string_to_sign.encode(), "sha256").hex()
 
 
-def _timestamp_and_scope(now: datetime, region: str, service: str) -> tuple[str, str]:
+def _timestamp(now: datetime) -> str:
     parts = (now.year, now.month, now.day, now.hour, now.minute, now.second)
-    timestamp = "%04d%02d%02dT%02d%02d%02dZ" % parts  # more than twice as fast as strftime
-    return timestamp, f"{timestamp[:8]}/{region}/{service}/aws4_request"
+    return "%04d%02d%02dT%02d%02d%02dZ" % parts  # more than twice as fast as strftime
 
 
-def _sign(credentials: Credentials, timestamp: str, scope: str, canonical_request: str) -> str:
-    key = _signing_key(credentials.secret_access_key, *scope.split("/")[:3])
-    return _signature(key, _string_to_sign(timestamp, scope, canonical_request))
+class _Signer:
+    """Who signs, for what, and when: what a signature depends on beside the request."""
+
+    def __init__(self, credentials: Credentials, region: str, service: str, now: datetime) -> None:
+        self.timestamp = _timestamp(now)
+        day = self.timestamp[:8]
+        self.scope = f"{day}/{region}/{service}/aws4_request"
+        self.credential = f"{credentials.access_key_id}/{self.scope}"
+        self.session_token = credentials.session_token
+        self._key = _signing_key(credentials.secret_access_key, day, region, service)
+
+    def sign(self, *request: str) -> str:
+        """The signature of a request, given as the parts of a canonical one."""
+        to_sign = _string_to_sign(self.timestamp, self.scope, _canonical_request(*request))
+        return _signature(self._key, to_sign)
 
 
 def _presigned_query(
-    method: str, host: str, uri: str, query: Pairs, headers: Pairs, payload_hash: str, *, service: str, region: str,
-    credentials: Credentials, expires_in: int, now: datetime, sign_session_token: bool = True,
+    signer: _Signer, expires_in: int, method: str, host: str, uri: str, encoded: Pairs,
+    headers: Pairs = (), payload_hash: str = _EMPTY_SHA256,
 ) -> str:
-    """The signed query: what was given, then the X-Amz- parameters in the order AWS's Python code emits them."""
-    timestamp, scope = _timestamp_and_scope(now, region, service)
-    header_block, signed_headers = _canonical_headers([("host", host), *headers])
-    signed = _encoded(query) + [
+    """The signed query: the `encoded` pairs, then X-Amz-*, in the order of AWS's Python package."""
+    block, signed_headers = _canonical_headers([("host", host), *headers])
+    query = [
+        *encoded,
         ("X-Amz-Algorithm", _ALGORITHM),
-        ("X-Amz-Credential", _uri_encode(f"{credentials.access_key_id}/{scope}")),
-        ("X-Amz-Date", timestamp),
+        ("X-Amz-Credential", _uri_encode(signer.credential)),
+        ("X-Amz-Date", signer.timestamp),
         ("X-Amz-Expires", str(expires_in)),
         ("X-Amz-SignedHeaders", _uri_encode(signed_headers)),
     ]
-    unsigned: list[tuple[str, str]] = []
-    if credentials.session_token:
-        to = signed if sign_session_token else unsigned
-        to.append(("X-Amz-Security-Token", _uri_encode(credentials.session_token)))
-    canonical_query = _query_string(sorted(signed))
-    request = _canonical_request(method, uri, canonical_query, header_block, signed_headers, payload_hash)
-    signature = _sign(credentials, timestamp, scope, request)
-    return _query_string([*signed, *unsigned, ("X-Amz-Signature", signature)])
+    if signer.session_token:
+        query.append(("X-Amz-Security-Token", _uri_encode(signer.session_token)))
+
+    request = (method, uri, _query_string(sorted(query)), block, signed_headers, payload_hash)
+    return f"{_query_string(query)}&X-Amz-Signature={signer.sign(*request)}"
 
 
 def _authorization(
-    method: str, host: str, path: str, query: Pairs, headers: Pairs, payload_hash: str, *, service: str, region: str,
-    credentials: Credentials, now: datetime, normalize: bool = True, sign_session_token: bool = True,
+    signer: _Signer, method: str, host: str, uri: str, query: Pairs, headers: Pairs,
+    payload_hash: str,
 ) -> list[tuple[str, str]]:
-    """The headers to add to a request so that it is signed; `headers` and host are signed with them."""
-    timestamp, scope = _timestamp_and_scope(now, region, service)
-    signed = [("x-amz-date", timestamp)]
-    unsigned: list[tuple[str, str]] = []
-    if credentials.session_token:
-        (signed if sign_session_token else unsigned).append(("x-amz-security-token", credentials.session_token))
-    header_block, signed_headers = _canonical_headers([("host", host), *headers, *signed])
-    uri, canonical_query = _canonical_uri(path, normalize), _canonical_query(query)
-    request = _canonical_request(method, uri, canonical_query, header_block, signed_headers, payload_hash)
-    credential = f"{_ALGORITHM} Credential={credentials.access_key_id}/{scope}"
-    signature = _sign(credentials, timestamp, scope, request)
-    authorization = f"{credential}, SignedHeaders={signed_headers}, Signature={signature}"
-    return [*signed, *unsigned, ("authorization", authorization)]
+    """The headers to add to a request so that it is signed; `headers` and host are signed too."""
+    added = [("x-amz-date", signer.timestamp)]
+    if signer.session_token:
+        added.append(("x-amz-security-token", signer.session_token))
+
+    block, signed_headers = _canonical_headers([("host", host), *headers, *added])
+    request = (method, uri, _canonical_query(query), block, signed_headers, payload_hash)
+    terms = f"Credential={signer.credential}, SignedHeaders={signed_headers}"
+    value = f"{_ALGORITHM} {terms}, Signature={signer.sign(*request)}"
+    return [*added, ("authorization", value)]
 
 
-# ----------------------------------------------------------------------------------------- minting
+# -------------------------------------------------------------------------------------- minting
 
 
-def _mint(credentials: Credentials, region: str, expires_in: int, now: datetime) -> Token:
-    """The token itself: a presigned POST to Bedrock in base64, signed for no header but host, with no body."""
+def _mint(
+    credentials: Credentials, region: str, expires_in: int, now: datetime, service: str = "bedrock"
+) -> Token:
+    """The token: a presigned POST to the service in base64, with no body and no header but host."""
     ends = credentials.expiration
-    if ends is not None and ends <= now:
-        source = credentials.source or "code"
-        raise CredentialsError(f"the credentials from {source} have expired already, at {ends.isoformat()}")
-    query = _presigned_query(
-        "POST", _TOKEN_HOST, "/", [("Action", "CallWithBearerToken")], (), _EMPTY_SHA256,
-        service="bedrock", region=region, credentials=credentials, expires_in=expires_in, now=now,
-    )
-    url = f"{_TOKEN_HOST}/?{query}&Version=1"
-    value = _TOKEN_PREFIX + binascii.b2a_base64(url.encode("ascii"), newline=False).decode("ascii")
-    expiration = now + timedelta(seconds=expires_in, microseconds=-now.microsecond)  # it is signed in whole seconds
-    return Token(value, expiration if ends is None else min(expiration, ends), region)
+    if ends and ends <= now:
+        whose = f"the credentials from {credentials.source or 'code'}"
+        raise CredentialsError(f"{whose} have expired already, at {ends.isoformat()}")
+
+    host = f"{service}.amazonaws.com"
+    signer = _Signer(credentials, region, service, now)
+    action = [("Action", "CallWithBearerToken")]
+    query = _presigned_query(signer, expires_in, "POST", host, "/", action)
+    url = f"{host}/?{query}&Version=1".encode()
+    payload = binascii.b2a_base64(url, newline=False).decode()
+
+    # Signed in whole seconds, and good for no longer than the credentials are.
+    expiration = now.replace(microsecond=0) + timedelta(seconds=expires_in)
+    if ends and ends < expiration:
+        expiration = ends
+    return Token(f"{service}-api-key-{payload}", expiration, region, service)
 
 
-# -------------------------------------------------------------------------- reading and presigning
+# ---------------------------------------------------------------------- reading and presigning
 
 
 def _account_of(access_key_id: str) -> str | None:
-    """The account id in an access key id, for keys made since 2019. A community finding, not AWS's word."""
+    """The account id in a key id made since 2019. A community finding, not AWS's word."""
     import base64
 
+    if len(access_key_id) != 20 or access_key_id[4] not in "QRSTUVWXYZ234567":
+        return None
     try:
         number = int.from_bytes(base64.b32decode(access_key_id[4:])[:6], "big")
     except ValueError:
         return None
     account = (number & 0x7FFFFFFFFF80) >> 7
-    new = len(access_key_id) == 20 and access_key_id[4] in "QRSTUVWXYZ234567"
-    return f"{account:012d}" if new and account < 10**12 else None
+    return f"{account:012d}" if account < 10**12 else None
+
+
+def _long_term_facts(text: str, service: str) -> dict[str, Any]:
+    """What a key made in the console says: NAME-at-ACCOUNT:SECRET; "+1" ends the name of a second key."""
+    user, colon, _ = text.partition(":")
+    name, _, account_id = user.rpartition("-at-")
+    good_name = name.startswith(_SERVICES[service][1]) and _is_plain(name)
+    if not (colon and good_name and account_id.isdigit() and len(account_id) == 12):
+        raise ValueError("not a long-term API key: its content has another form")
+    user_name = name.partition("+")[0]
+    return {"kind": "long-term", "service": service, "user_name": user_name, "account_id": account_id}
+
+
+def _short_term_facts(text: str, service: str) -> dict[str, Any]:
+    """What a presigned call of the service says, each value found by its name."""
+    from urllib.parse import unquote
+
+    # 1. It is a call that makes a token.
+    address, _, query = text.partition("?")
+    pairs = [pair.partition("=") for pair in query.split("&")]
+    values = {name: unquote(value) for name, _, value in pairs}
+    if address.rstrip("/") != f"{service}.amazonaws.com" or values.get("Action") != "CallWithBearerToken":
+        raise ValueError(f"not a short-term API key: it holds something else than a call of {service}")
+    needed = ("X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-Signature", "Version")
+    missing = [name for name in needed if not values.get(name)]
+    if missing:
+        raise ValueError(f"the token is damaged or cut off: {', '.join(missing)} missing")
+    if len(values) < len(pairs):
+        raise ValueError("the token is damaged: a parameter stands in it twice")
+
+    # 2. Who signed it, for where, and from when to when it is good.
+    credential, date, expires = said = [values[name] for name in needed[:3]]
+    try:
+        access_key_id, _, region, *_ = credential.rsplit("/", 4)
+        issued_at = datetime.strptime(f"{date}+0000", "%Y%m%dT%H%M%SZ%z")
+        lifetime = _whole_seconds(int(expires), 1, _TOKEN_LIFETIME, "X-Amz-Expires")
+        expires_at = issued_at + timedelta(seconds=lifetime)
+    except (ValueError, OverflowError):
+        raise ValueError("the token is damaged: its scope, date or lifetime cannot be read") from None
+
+    # 3. Spelled as it is signed: "+60" or the date of another day are in no token.
+    scope = f"{access_key_id}/{date[:8]}/{region}/{service}/aws4_request"
+    if said != [scope, _timestamp(issued_at), str(lifetime)] or not _is_plain(credential):
+        raise ValueError("the token is damaged: its scope, date or lifetime is not as it is signed")
+    facts = {
+        "kind": "short-term", "access_key_id": access_key_id, "account_id": _account_of(access_key_id),
+        "region": region, "service": service, "issued_at": issued_at, "expires_at": expires_at,
+        "expires_in": lifetime, "temporary": "X-Amz-Security-Token" in values,
+    }
+    return {name: fact for name, fact in facts.items() if fact is not None}
+
+
+def _kind_of(token: str) -> tuple[str, str, Callable[[str, str], dict[str, Any]]] | None:
+    """The service that takes a key, the prefix that says so, and what reads the rest."""
+    for service, (begin, _, _) in _SERVICES.items():
+        for prefix, facts_of in ((f"{service}-api-key-", _short_term_facts), (begin, _long_term_facts)):
+            if token.startswith(prefix):
+                return service, prefix, facts_of
+    return None
 
 
 def decode_token(token: str) -> dict[str, Any]:
     """What a token says of itself, read offline and not verified. Never the signature or another secret.
 
-    A short-term key gives `kind` ("short-term"), `access_key_id`, `region`, `service`, `issued_at` and `expires_at`
-    (aware UTC datetimes), `expires_in` (seconds, as signed), `temporary` (made from temporary credentials, which may
-    end earlier) and, where the key id encodes it, `account_id`. A long-term one gives `kind` ("long-term"), `user_name`
-    and `account_id`. Raises ValueError if it is neither, or damaged.
+    A short-term key gives `kind` ("short-term"), `access_key_id`, `account_id` (if the key id encodes it),
+    `region`, `service`, `issued_at`, `expires_at` (aware, UTC), `expires_in` (seconds) and `temporary` (by
+    temporary credentials, which may end earlier). A long-term key: `kind` ("long-term"), `service`,
+    `user_name`, `account_id`. Raises ValueError if it is neither, or damaged.
     """
     import base64
-    from urllib.parse import unquote
 
     if not isinstance(token, str):
         raise TypeError(f"token must be a string, not {type(token).__name__}")
-    prefix = next((prefix for prefix in (_TOKEN_PREFIX, _LONG_TERM_PREFIX) if token.startswith(prefix)), None)
-    if prefix is None:
-        raise ValueError(f"not a Bedrock API key: it must start with {_TOKEN_PREFIX} or {_LONG_TERM_PREFIX}")
-    damaged = f"the token is damaged or cut off (it has {len(token)} characters)"
+    kind = _kind_of(token)
+    if kind is None:
+        starts = ", ".join([f"{service}-api-key-, {row[0]}" for service, row in _SERVICES.items()])
+        raise ValueError(f"not an API key of Bedrock: it must start with one of {starts}")
+    service, prefix, facts_of = kind
+
     try:
         text = base64.b64decode(token[len(prefix):], validate=True).decode("ascii", "replace")
     except ValueError:
-        raise ValueError(damaged) from None
-    if prefix == _LONG_TERM_PREFIX:
-        user_name, colon, _ = text.partition(":")
-        account = user_name.rpartition("-at-")[2]
-        named = colon and user_name.startswith("BedrockAPIKey-") and _is_plain(user_name)
-        if not (named and account.isdigit() and len(account) == 12):
-            raise ValueError("not a long-term Bedrock API key: its content has another form")
-        return {"kind": "long-term", "user_name": user_name, "account_id": account}
-
-    address, _, query = text.partition("?")
-    pairs = [(name, unquote(value)) for name, _, value in (pair.partition("=") for pair in query.split("&"))]
-    values = dict(pairs)
-    if address.rstrip("/") != _TOKEN_HOST or values.get("Action") != "CallWithBearerToken":
-        raise ValueError("not a short-term Bedrock API key: it holds something else than a call of Bedrock")
-    needed = ("X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-Signature", "Version")
-    missing = [name for name in needed if not values.get(name)]
-    if missing:
-        raise ValueError(f"{damaged}: {', '.join(missing)} missing")
-    if len(values) < len(pairs):
-        raise ValueError("the token is damaged: a parameter stands in it twice")
+        text = ""
     try:
-        access_key_id, date, region, service, terminator = values["X-Amz-Credential"].rsplit("/", 4)
-        if not _is_plain(values["X-Amz-Credential"]):
-            raise ValueError
-        issued_at = datetime.strptime(values["X-Amz-Date"] + "+0000", "%Y%m%dT%H%M%SZ%z")
-        lifetime = _whole_seconds(int(values["X-Amz-Expires"]), 1, _TOKEN_LIFETIME, "X-Amz-Expires")
-        expires_at = issued_at + timedelta(seconds=lifetime)
-    except (ValueError, OverflowError):
-        raise ValueError("the token is damaged: its scope, date or lifetime cannot be read") from None
-    said = (values["X-Amz-Date"], f"{date}/{region}/{service}/{terminator}", values["X-Amz-Expires"])
-    if said != (*_timestamp_and_scope(issued_at, region, service), str(lifetime)):
-        raise ValueError("the token is damaged: its scope, date or lifetime is not as it is signed")
-    account_id = _account_of(access_key_id)
-    return {
-        "kind": "short-term", "access_key_id": access_key_id, **({"account_id": account_id} if account_id else {}),
-        "region": region, "service": service, "issued_at": issued_at, "expires_at": expires_at, "expires_in": lifetime,
-        "temporary": "X-Amz-Security-Token" in values,
-    }
+        if not text:
+            raise ValueError("the token is damaged or cut off")
+        return facts_of(text, service)
+    except ValueError as error:
+        raise ValueError(f"{error} (it has {len(token)} characters)") from None
 
 
-def presign(
-    method: str, host: str, path: str = "/", query: Pairs = (), *, headers: Pairs = (), body: bytes | None = b"",
-    service: str, region: str, credentials: Credentials, expires_in: int | timedelta = 900,
-    now: datetime | None = None, normalize: bool = True, sign_session_token: bool = True,
-) -> str:
-    """Presign any AWS request: the URL that makes it, good for `expires_in` seconds (1 to 604800) from `now`.
+def _canonical_uri(path: str) -> str:
+    """The path with dot and empty segments removed, and each segment encoded."""
+    import posixpath
 
-    `path` is taken as it will stand on the wire, so encode it first. `query` and `headers` are pairs of raw strings;
-    every header is signed beside host and has to be sent with the request. `body` None signs UNSIGNED-PAYLOAD.
-    `normalize` False keeps dot and empty segments in the signed path; for the service "s3" the path is signed as it
-    stands. `sign_session_token` False appends the session token unsigned (AWS IoT). Raises ValueError or TypeError for
-    what cannot be signed. https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
-    """
-    query, headers = list(query), list(headers)
+    normal = posixpath.normpath("/" + path.strip("/"))
+    slash = "/" if normal != "/" and path.endswith("/") else ""
+    return _uri_encode(normal).replace("%2F", "/") + slash
+
+
+def _check_request(method: str, host: str, path: str, query: Pairs, headers: Pairs) -> None:
+    """Refuse what no request could carry, or what would be sent otherwise than it is signed."""
     for pair in [*query, *headers]:
         if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
             raise TypeError("query and headers must be (name, value) pairs of strings")
     if not (_is_plain(method) and method.isalpha() and method.isupper()):
         raise ValueError(f"method must be upper-case letters, not {method!r}")
-    if not _is_plain(host) or not set("/?#@\\").isdisjoint(host):
+    if not _is_plain(host) or set("/?#@\\") & set(host):
         raise ValueError(f"host must be a host name, with a port or without, not {host!r}")
-    if not isinstance(path, str) or path[:1] != "/" or not path.isprintable() or not set("?#").isdisjoint(path):
+    if not isinstance(path, str) or path[:1] != "/" or not path.isprintable() or set("?#") & set(path):
         raise ValueError('path must start with "/" and have no "?", "#" or control characters')
-    for name, part in (("service", service), ("region", region)):
-        if not _is_plain(part) or "/" in part:
-            raise ValueError(f"{name} is not usable in a credential scope: {part!r}")
     if any(name.lower().startswith("x-amz-") for name, _ in query):
         raise ValueError("query must not hold X-Amz- parameters, the signature adds them")
     for name, value in headers:
-        if name.lower() == "host" or not _is_plain(name) or ":" in name or not set("\r\n\0").isdisjoint(value):
-            raise ValueError(f"header {name!r} is host, which is an argument of its own, or cannot be sent as it is")
-    signed = _presigned_query(
-        method, host, path if service == "s3" else _canonical_uri(path, normalize), query, headers,
-        "UNSIGNED-PAYLOAD" if body is None else hashlib.sha256(body).hexdigest(),
-        service=service, region=region, credentials=_frozen(credentials), sign_session_token=sign_session_token,
-        expires_in=_whole_seconds(expires_in, 1, _PRESIGN_LIFETIME, "expires_in"),
-        now=datetime.now(timezone.utc) if now is None else _in_utc(now, "now"),
-    )
+        if not _is_plain(name) or name.lower() == "host" or ":" in name or set("\r\n\0") & set(value):
+            raise ValueError(f"header {name!r} is host, an argument of its own, or cannot be sent as it is")
+
+
+def presign(
+    method: str, host: str, path: str = "/", query: Pairs = (), *, headers: Pairs = (),
+    body: bytes | None = b"", service: str, region: str, credentials: Credentials,
+    expires_in: int | timedelta = 900, now: datetime | None = None,
+) -> str:
+    """Presign any AWS request: the URL that makes it, good for `expires_in` seconds (1 to 604800) from `now`.
+
+    `path` is taken as it stands on the wire, so encode it first; all services but "s3" sign it normalized.
+    `query` and `headers` are pairs of raw strings; each header is signed and must be sent. `body` None signs
+    UNSIGNED-PAYLOAD. Raises ValueError or TypeError for what cannot be signed.
+    https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
+    """
+    query, headers = list(query), list(headers)
+    _check_request(method, host, path, query, headers)
+    for name, part in (("service", service), ("region", region)):
+        if not _is_plain(part) or "/" in part:
+            raise ValueError(f"{name} is not usable in a credential scope: {part!r}")
+    lifetime = _whole_seconds(expires_in, 1, 7 * 24 * 3600, "expires_in")
+    moment = datetime.now(timezone.utc) if now is None else _in_utc(now, "now")
+
+    uri = path if service == "s3" else _canonical_uri(path)
+    payload_hash = "UNSIGNED-PAYLOAD" if body is None else hashlib.sha256(body).hexdigest()
+    signer = _Signer(_snapshot(credentials), region, service, moment)
+    signed = _presigned_query(signer, lifetime, method, host, uri, _encoded(query), headers, payload_hash)
     return f"https://{host}{path}?{signed}"
 
 
-# ---------------------------------------------------------------------------------------- settings
+# ------------------------------------------------------------------------------------ settings
 #
-# https://docs.aws.amazon.com/sdkref/latest/guide/file-format.html
+# https://docs.aws.amazon.com/sdkref/latest/guide/file-format.html and feature-ss-endpoints.html there
 
 _REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
-# Service, as settings name it -> first part of its host name, which also marks FIPS hosts.
-_HOSTS = {
-    "sts": "sts", "sso": "portal.sso", "sso_oidc": "oidc", "bedrock": "bedrock", "bedrock_runtime": "bedrock-runtime",
-}
 # Region prefix -> DNS suffix, dual-stack DNS suffix.
 _PARTITIONS = {
     "cn-": ("amazonaws.com.cn", "api.amazonwebservices.com.cn"),
@@ -516,18 +602,31 @@ _PARTITIONS = {
     "eusc-": ("amazonaws.eu", "api.amazonwebservices.eu"),
     "": ("amazonaws.com", "api.aws"),
 }
-_GLOBAL_STS = "https://sts.amazonaws.com"
-# https://docs.aws.amazon.com/sdkref/latest/guide/feature-sts-regionalized-endpoints.html, "legacy"
-_LEGACY_STS_REGIONS = (
-    "ap-northeast-1 ap-south-1 ap-southeast-1 ap-southeast-2 ca-central-1 eu-central-1 eu-north-1 eu-west-1 eu-west-2"
-    " eu-west-3 sa-east-1 us-east-1 us-east-2 us-west-1 us-west-2"
-).split()
+
+
+def _section_key(header: str, kind: str) -> tuple[str, str] | None:
+    """What a section's header names, as (type, name); None for a section that is to be ignored."""
+    import re
+    import shlex
+
+    if kind == "credentials":
+        return ("profile", header) if re.fullmatch(r"[^ \t]+", header) else None
+    if header == "default":
+        return "", header
+    found = re.fullmatch(r"(profile|sso-session|services)[ \t]+(.+)", header)
+    if found is None:
+        return None
+    name = found[2]
+    try:  # in quotes, the AWS CLI writes names with blanks
+        words = shlex.split(name) if name[0] in "'\"" else re.split(r"[ \t]+", name)
+    except ValueError:
+        return None
+    return (found[1], words[0]) if len(words) == 1 and words[0] else None
 
 
 def _parse_config(text: str, file: str, kind: str) -> dict[tuple[str, str], dict[str, Any]]:
-    """The sections of a file of `kind` "config" or "credentials", by (type, name).
+    """The file's sections, by (type, name). A value is a string, or a dict of sub-properties.
 
-    Types are "profile", "sso-session" and "services". A value is a string, or a dict where it has sub-properties.
     Raises CredentialsError with file and line, never with what the line says.
     """
     import re
@@ -535,118 +634,145 @@ def _parse_config(text: str, file: str, kind: str) -> dict[tuple[str, str], dict
     is_name = re.compile(r"[A-Za-z0-9_\-/.%@:+]+").fullmatch
     comment = re.compile(r"[ \t][#;].*")
     sections: dict[tuple[str, str], dict[str, Any]] = {}
-    continued: list[tuple[dict[str, Any], str]] = []
-    properties: dict[str, Any] | None = None  # of the section we are in; None where it is ignored
-    name: str | None = None  # of the property a continuation belongs to; "" where it is dropped
     in_section = False
-
-    def broken(what: str) -> CredentialsError:
-        return CredentialsError(f"{file}, line {number}: {what}")
+    indent: int | None = 0  # of the section's properties; None before the first
+    properties: dict[str, Any] | None = None  # of the section; None where it is ignored
+    deeper: dict[str, Any] | list[str] | None = None  # the same of a property, for the lines below it
 
     for number, line in enumerate(text.split("\n"), 1):
-        if line.endswith("\r"):
-            line = line[:-1]
+        line = line.rstrip("\r")
         content = line.strip(" \t")
-        if not content or line[0] in "#;":
+        if not content or content[0] in "#;":
             continue
-        if line[0] == "[":
-            header, bracket, rest = line[1:].partition("]")
+        width = len(line) - len(line.lstrip(" \t"))
+        continues = indent is not None and width > indent
+        place = deeper if continues else properties
+        if not continues:
+            indent = width
+            deeper = None
+
+        if content[0] == "[" and not continues:
+            header, bracket, rest = content[1:].partition("]")
             if not bracket or rest.strip(" \t")[:1] not in ("", "#", ";"):
-                raise broken('a section must be closed by "]"')
-            header = header.strip(" \t")
-            if kind == "credentials":
-                key = ("profile", header)
-            elif header == "default":
-                key = ("", header)
-            else:
-                section_type, _, section_name = header.replace("\t", " ").partition(" ")
-                key = (section_type, section_name.strip(" "))
-            known = key[0] in ("profile", "sso-session", "services", "") and is_name(key[1])
-            properties = sections.setdefault(key, {}) if known else None
-            name, in_section = None, True
+                raise CredentialsError(f'{file}, line {number}: a section must be closed by "]"')
+            key = _section_key(header.strip(" \t"), kind)
+            properties = None if key is None else sections.setdefault(key, {})
+            in_section = True
+            indent = None
         elif not in_section:
-            raise broken("a section, [...], must come first")
-        elif properties is None:
-            continue
-        elif line[0] not in " \t":
-            name, equals, value = line.partition("=")
-            name = name.strip(" \t")
+            raise CredentialsError(f"{file}, line {number}: a section, [...], must come first")
+        elif isinstance(place, list):
+            place.append(content)
+        elif place is not None:
+            name, equals, value = content.partition("=")
+            name = name.rstrip(" \t")
             if not equals or not name:
-                raise broken('"name = value" expected')
-            name = name.lower() if is_name(name) else ""
-            if name:
-                if "#" in value or ";" in value:
-                    value = comment.sub("", value, 1)
-                properties[name] = value.strip(" \t")
-        elif name is None:
-            raise broken("an indented line must follow a property")
-        elif name:
-            value = properties[name]
-            if isinstance(value, list):
-                value.append(content)
-            elif value and isinstance(value, str):
-                properties[name] = [value, content]
-                continued.append((properties, name))
-            else:
-                sub_name, equals, sub_value = content.partition("=")
-                sub_name = sub_name.rstrip(" \t")
-                if not equals or not sub_name:
-                    raise broken('"name = value" expected below a property without a value')
-                properties[name] = value or {}
-                if is_name(sub_name):
-                    properties[name][sub_name.lower()] = sub_value.lstrip(" \t")
-    for properties, name in continued:
-        if isinstance(properties[name], list):
-            properties[name] = "\n".join(properties[name])
-    if ("", "default") in sections:
-        default = sections.pop(("", "default"))
+                raise CredentialsError(f'{file}, line {number}: "name = value" expected')
+            if not continues and ("#" in value or ";" in value):
+                value = comment.sub("", value, 1)
+            value = value.strip(" \t")
+            if is_name(name) and continues:
+                place[name.lower()] = value
+            elif is_name(name):
+                deeper = place[name.lower()] = [value] if value else {}
+
+    for properties in sections.values():
+        for name, value in properties.items():
+            properties[name] = "\n".join(value) if isinstance(value, list) else value or ""
+    default = sections.pop(("", "default"), None)
+    if default is not None:
         sections.setdefault(("profile", "default"), default)  # [profile default] replaces [default]
     return sections
 
 
-def _read_file(path: str, source: str) -> str | None:
+def _read_file(path: str) -> str | None:
     """The text of a file; None if there is none."""
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            return file.read()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise CredentialsError(f"{source}: {path} cannot be read: {why}") from error
-    try:
-        return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         pass  # an error raised here would carry this one along, which quotes the file
-    raise CredentialsError(f"{source}: {path} is not UTF-8 text")
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise CredentialsError(f"{path} cannot be read: {why}") from error
+    raise CredentialsError(f"{path} is not UTF-8 text")
 
 
-def _is_http_address(url: str) -> bool:
-    """Whether a configured URL can be called: http(s), a host, a sane port, no user name, no strange characters."""
-    from urllib.parse import urlsplit
+class _Files:
+    """The config file and the credentials file, read when first asked for."""
 
-    try:
-        parts = urlsplit(url)
-        sane = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
-    return sane and _is_plain(url) and set("@\\?#").isdisjoint(url)
+    def __init__(self, config: str, credentials: str) -> None:
+        self.config = config
+        self.credentials = credentials
+        self._sections: dict[tuple[str, str], dict[str, Any]] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.config} nor {self.credentials}"
+
+    def sections(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """Those of both; of a property that is in both, the credentials file's value."""
+        if self._sections is None:
+            sections: dict[tuple[str, str], dict[str, Any]] = {}
+            for file, kind in ((self.config, "config"), (self.credentials, "credentials")):
+                for key, properties in _parse_config(_read_file(file) or "", file, kind).items():
+                    sections.setdefault(key, {}).update(properties)
+            self._sections = sections
+        return self._sections
+
+    def section(self, kind: str, name: str) -> dict[str, Any] | None:
+        return self.sections().get((kind, name))
 
 
-class _Config:
-    """What is configured: the environment, the chosen profile, and the files, read when first asked for."""
+class _Profile:
+    """What a profile says."""
+
+    def __init__(self, files: _Files, name: str, given: bool = False, walked: Iterable[str] = ()) -> None:
+        self.files = files
+        self.name = name
+        self.given = given  # named in code, which switches the environment's credentials off
+        self.walked = tuple(walked)  # those on the way here, each of which names the next as its source
+
+    def is_there(self) -> bool:
+        return self.files.section("profile", self.name) is not None
+
+    def get(self, name: str) -> str:
+        """A property; empty where it is not set, or where there is no such profile."""
+        value = (self.files.section("profile", self.name) or {}).get(name)
+        return value if isinstance(value, str) else ""
+
+    def __getitem__(self, name: str) -> str:
+        """A property that decides about credentials or region: only `default` may be missing."""
+        if self.name != "default" and not self.is_there():
+            known = sorted([name for kind, name in self.files.sections() if kind == "profile"])
+            there_are = ", ".join(known[:20]) or "no profiles"
+            raise CredentialsError(f"profile {self.name} is in neither {self.files}; there are: {there_are}")
+        return self.get(name)
+
+    def source(self, name: str) -> _Profile:
+        return _Profile(self.files, name, walked=(*self.walked, self.name))
+
+
+class _Settings:
+    """What one call goes by: the environment, the profile, the region given in code, and the clock."""
 
     def __init__(
-        self, environ: Mapping[str, str] | None, profile: str | None = None, region: str | None = None, *,
+        self, environ: Mapping[str, str] | None, profile: str | None = None, region: str | None = None,
         mfa_code: Callable[[str], str] | None = None, clock: Callable[[], float] = time.time,
     ) -> None:
         self.environ = os.environ if environ is None else environ
-        self.explicit = bool(profile)  # a profile named in code switches the environment's credentials off
-        self.profile = profile or self.variable("AWS_PROFILE") or self.variable("AWS_DEFAULT_PROFILE") or "default"
-        self.explicit_region = None if region is None else _region(region)
+        self.files = _Files(
+            self.path(self.variable("AWS_CONFIG_FILE") or "~/.aws/config"),
+            self.path(self.variable("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials"),
+        )
+        name = profile or self.variable("AWS_PROFILE") or self.variable("AWS_DEFAULT_PROFILE") or "default"
+        self.profile = _Profile(self.files, name, given=bool(profile))
+        self.region_given = None if region is None else _region_name(region)
         self.mfa_code = mfa_code
         self.clock = clock
-        self._sections: dict[tuple[str, str], dict[str, Any]] | None = None
+        self.found = "not set"  # in the place that the chain looked in last, in words
+        self.looked: list[str] = []  # and in all of them
 
     def now(self) -> datetime:
         return datetime.fromtimestamp(self.clock(), timezone.utc)
@@ -655,211 +781,314 @@ class _Config:
         return (self.environ.get(name) or "").strip()
 
     def path(self, text: str) -> str:
-        """A path with its "~" expanded; unlike os.path.expanduser, HOME comes first on Windows too."""
-        if text[:1] != "~" or text[1:2] not in ("", "/", os.sep):
+        """With "~" expanded; unlike for os.path.expanduser, HOME comes first on Windows too."""
+        if text[:2] not in ("~", "~/", f"~{os.sep}"):
             return os.path.expanduser(text)
-        drive_path = self.variable("HOMEDRIVE") + self.variable("HOMEPATH")
-        home = self.variable("HOME") or self.variable("USERPROFILE") or drive_path or os.path.expanduser("~")
-        return home + text[1:]
-
-    @property
-    def files(self) -> tuple[str, str]:
-        """The paths of the config and of the credentials file."""
-        names = (("AWS_CONFIG_FILE", "~/.aws/config"), ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"))
-        config, credentials = (self.path(self.variable(name) or default) for name, default in names)
-        return config, credentials
-
-    def section(self, kind: str, name: str) -> dict[str, Any] | None:
-        if self._sections is None:
-            sections: dict[tuple[str, str], dict[str, Any]] = {}
-            for file, file_kind in zip(self.files, ("config", "credentials")):
-                text = _read_file(file, "configuration") or ""
-                for key, properties in _parse_config(text, file, file_kind).items():
-                    sections.setdefault(key, {}).update(properties)
-            self._sections = sections
-        return self._sections.get((kind, name))
-
-    def value(self, name: str, profile: str | None = None) -> str:
-        """A property of the given, else the chosen, profile; empty where it is not set.
-
-        Raises CredentialsError if the profile is in neither file; only `default` may be missing.
-        """
-        profile = profile or self.profile
-        properties = self.section("profile", profile)
-        if properties is None and profile != "default":
-            known = sorted(name for kind, name in self._sections or () if kind == "profile")
-            there_are = f"there are: {', '.join(known[:20])}" if known else "there are no profiles"
-            raise CredentialsError(f"profile {profile} is in neither {' nor '.join(self.files)}; {there_are}")
-        value = (properties or {}).get(name)
-        return value if isinstance(value, str) else ""
+        home = self.variable("HOME")
+        if not home and os.name == "nt":
+            home = self.variable("USERPROFILE") or self.variable("HOMEDRIVE") + self.variable("HOMEPATH")
+        return (home or os.path.expanduser("~")) + text[1:].replace("/", os.sep)
 
     def setting(self, name: str) -> str:
         """What AWS_<NAME> says, else the profile's property of that name."""
-        return self.variable(f"AWS_{name.upper()}") or self.value(name)
+        return self.variable(f"AWS_{name.upper()}") or self.profile.get(name)
 
     def is_on(self, name: str) -> bool:
         return self.setting(name).lower() == "true"
 
     def region(self) -> str | None:
-        """The region: the argument, AWS_REGION, AWS_DEFAULT_REGION, the profile's. NoRegionError if malformed."""
-        if self.explicit_region:
-            return self.explicit_region
-        place = next((variable for variable in _REGION_VARIABLES if self.variable(variable)), None)
-        configured = self.variable(place) if place else self.value("region")
+        """The one given, AWS_REGION, AWS_DEFAULT_REGION, the profile's. NoRegionError if malformed."""
+        if self.region_given:
+            return self.region_given
+        variable = next(filter(self.variable, _REGION_VARIABLES), "")
+        configured = self.variable(variable) if variable else self.profile["region"]
         try:
-            return _region(configured) if configured else None
+            return _region_name(configured) if configured else None
         except ValueError as error:
-            raise NoRegionError(f"{place or f'profile {self.profile}, region'}: {error}") from None
+            place = variable or f"profile {self.profile.name}, region"
+            raise NoRegionError(f"{place}: {error}") from None
 
-    def endpoint(self, service: str, region: str | None) -> str:
-        """The URL a service (a key of _HOSTS) is called at, without a slash at its end.
 
-        https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html
-        """
-        url = "" if self.is_on("ignore_configured_endpoint_urls") else self._endpoint_url(service)
-        if url:
-            if not _is_http_address(url):
-                raise CredentialsError(f"the endpoint URL configured for {service} is not an http(s) address")
-            return url.rstrip("/")
-        if region is None:  # only STS is called without one
-            return _GLOBAL_STS
-        fips, dualstack = self.is_on("use_fips_endpoint"), self.is_on("use_dualstack_endpoint")
-        legacy = service == "sts" and self.setting("sts_regional_endpoints") == "legacy"
-        if legacy and region in _LEGACY_STS_REGIONS and not fips and not dualstack:
-            return _GLOBAL_STS
-        if region.startswith("us-gov-") and not service.startswith("bedrock") and not dualstack:
-            fips = False  # the plain hosts are FIPS hosts there
-        suffixes = next(suffixes for start, suffixes in _PARTITIONS.items() if region.startswith(start))
-        return f"https://{_HOSTS[service]}{'-fips' if fips else ''}.{region}.{suffixes[dualstack]}"
+# Scheme; host and port, together and apart; path and query.
+_URL = r"(https?)://(([a-z0-9._-]+|\[(?=[0-9a-f.]*:)[0-9a-f:.]+\])(?::([0-9]{1,5}))?)((?:/[!\"$-\[\]-~]*)?)"
 
-    def _endpoint_url(self, service: str) -> str:
-        url = self.variable(f"AWS_ENDPOINT_URL_{service.upper()}") or self.variable("AWS_ENDPOINT_URL")
-        name = "" if url else self.value("services")
-        services = self.section("services", name) if name else {}
-        if services is None:
-            raise CredentialsError(f"profile {self.profile} names services {name}, which is not in {self.files[0]}")
-        section = services.get(service)
-        return url or (section.get("endpoint_url") if isinstance(section, dict) else "") or self.value("endpoint_url")
 
-    def tls_context(self) -> Any:
-        import ssl
+class _Url:
+    """An http(s) URL, taken apart once and strictly: what is checked is what the connection will use."""
 
-        bundle = self.path(self.setting("ca_bundle")) or None
-        folder = bundle if bundle and os.path.isdir(bundle) else None
+    def __init__(self, url: str) -> None:
+        import re
+
+        found = re.fullmatch(_URL, url, re.IGNORECASE | re.ASCII)
+        if found is None:
+            raise ValueError("not an http(s) address")
+        self.scheme = found[1].lower()
+        self.address = found[2]  # as in a Host header
+        self.host = found[3].strip("[]").lower()
+        self.port = int(found[4] or (443 if self.scheme == "https" else 80))
+        self.authority = f"{found[3]}:{self.port}"  # as CONNECT names it
+        self.target = found[5] or "/"
+        if not 0 < self.port < 65536:
+            raise ValueError("not an http(s) address, its port is out of range")
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.address}{self.target}"
+
+
+def _configured_endpoint(settings: _Settings, service: str) -> str:
+    """The service's endpoint URL, else that of all, in the environment, else in the profile; or empty."""
+    if settings.is_on("ignore_configured_endpoint_urls"):
+        return ""
+    url = settings.variable(f"AWS_ENDPOINT_URL_{service.upper()}") or settings.variable("AWS_ENDPOINT_URL")
+    if url:
+        return url
+
+    profile = settings.profile
+    name = profile.get("services")
+    services = profile.files.section("services", name) if name else {}
+    if services is None:
+        raise CredentialsError(f"profile {profile.name}: services {name} is not in {profile.files.config}")
+    section = services.get(service)
+    url = section.get("endpoint_url", "") if isinstance(section, dict) else ""
+    return url or profile.get("endpoint_url")
+
+
+def _endpoint(settings: _Settings, service: str, region: str | None) -> str:
+    """What URL, without a slash at its end, the SERVICE in AWS_ENDPOINT_URL_<SERVICE> is called at."""
+    url = _configured_endpoint(settings, service)
+    if url:
         try:
-            return ssl.create_default_context(cafile=None if folder else bundle, capath=folder)
-        except OSError as error:
-            raise CredentialsError(f"the CA bundle {bundle} cannot be used: {error.strerror or error}") from error
+            _Url(url)
+            if "?" in url or "@" in url:
+                raise ValueError("more than an address and a path")
+        except ValueError as error:
+            raise CredentialsError(f"the endpoint URL configured for {service} is {error}") from None
+        return url.rstrip("/")
+    if region is None:  # only STS is called without one
+        return "https://sts.amazonaws.com"
 
-    def proxy_for(self, url: str) -> tuple[str, str]:
-        """The address of the proxy to use, and the Proxy-Authorization header if its URL has a user; else empty."""
-        import base64
-        from urllib.parse import unquote, urlsplit
-        from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
-
-        target = urlsplit(url)
-        name = f"{target.scheme}_proxy"
-        # A CGI program's HTTP_PROXY is a header that its caller chose.
-        upper = "" if name == "http_proxy" and "REQUEST_METHOD" in self.environ else self.variable(name.upper())
-        proxy = self.variable(name) or upper
-        no_proxy = self.variable("no_proxy") or self.variable("NO_PROXY")
-        if not proxy or proxy_bypass_environment(target.netloc, {"no": no_proxy}):
-            return "", ""
-        user, at, address = proxy.rpartition("://")[2].partition("/")[0].rpartition("@")
-        if not _is_http_address(f"http://{address}"):
-            raise CredentialsError(f"{name.upper()} is not the address of a proxy")
-        return address, "Basic " + base64.b64encode(unquote(user).encode("utf-8")).decode("ascii") if at else ""
+    fips = settings.is_on("use_fips_endpoint")
+    dualstack = settings.is_on("use_dualstack_endpoint")
+    if service == "bedrock_mantle":  # which has one name only
+        fips, dualstack = False, True
+    if region.startswith("us-gov-") and not service.startswith("bedrock") and not dualstack:
+        fips = False  # the plain hosts are FIPS hosts there
+    host = {"sso": "portal.sso", "sso_oidc": "oidc"}.get(service, service.replace("_", "-"))
+    suffixes = next(suffixes for start, suffixes in _PARTITIONS.items() if region.startswith(start))
+    return f"https://{host}{'-fips' if fips else ''}.{region}.{suffixes[dualstack]}"
 
 
-# -------------------------------------------------------------------------------------------- HTTP
+# ---------------------------------------------------------------------------------------- HTTP
+#
+# One request is one connection with one deadline, checked at every read of the socket. Redirects, which could
+# carry credentials elsewhere, are not followed.
 
 _CREDENTIAL_TIMEOUT = 10.0  # seconds, over all attempts
 _CREDENTIAL_LIMIT = 64 * 1024  # bytes
-_TRANSIENT = frozenset((429, *range(500, 600)))
+# What STS says with HTTP 400 when it means: later.
+_TRANSIENT_CODES = frozenset((
+    "Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled", "RequestTimeout",
+    "RequestThrottledException", "RequestLimitExceeded", "TooManyRequestsException", "SlowDown",
+    "PriorRequestNotComplete", "BandwidthLimitExceeded", "IDPCommunicationError", "RequestTimeoutException",
+))
+# By CA bundle and its time of change: making one takes nearly all of the time of a call.
+_tls_contexts: dict[tuple[str, float], ssl.SSLContext] = {}
 
 
-class _NoAnswer(BedrockTokenError):
+class _NoAnswer(CredentialsError):
     """Nobody there, or an answer that is cut off, too slow, too long or not HTTP."""
 
-
-def _read(response: HTTPResponse, limit: int, deadline: float) -> bytes:
-    """The whole body, which has to arrive complete, in time, and within the limit; an OSError says that it did not."""
-    expected, body = response.length, bytearray()
-    with response:
-        while expected is None or len(body) < expected:
-            chunk = response.read1(65536)
-            if not chunk:
-                break
-            body += chunk
-            if len(body) > limit:
-                raise OSError(f"the answer has more than {limit // 1024} KiB")
-            if time.monotonic() > deadline:
-                raise TimeoutError("the answer took too long")
-    if expected is not None and len(body) < expected:
-        raise ConnectionError("the answer is cut off")
-    return bytes(body)
+    timed_out = sent = passing = False
 
 
-def _send(
-    config: _Config, method: str, url: str, *, headers: Pairs = (), body: bytes | None = None, proxied: bool = True,
-    timeout: float = _CREDENTIAL_TIMEOUT, limit: int | None = _CREDENTIAL_LIMIT,
-    transient: Collection[int] = _TRANSIENT,
-) -> tuple[HTTPResponse, bytes]:
-    """One request: its response, of any status, and the body (left unread in the response if `limit` is None).
-
-    Tries three times within `timeout` seconds on connection errors and `transient` statuses, with a short growing
-    pause. Never follows a redirect, which could carry credentials elsewhere. Raises _NoAnswer. (Only a head that comes
-    in drop by drop can take longer: http.client waits for each drop anew.)
-    """
-    import random
-    import socket
+def _tls_context(settings: _Settings) -> tuple[ssl.SSLContext, str]:
+    """What to trust, and the setting that names it; "" where the system's own certificates are trusted."""
     import ssl
-    import urllib.request
-    from http.client import HTTPException
-    from urllib.parse import urlsplit
 
-    (scheme, host, *_), deadline = urlsplit(url), time.monotonic() + timeout
-    # An opener without the default handlers: no redirects, no file: or ftp: addresses, any status is an answer.
-    opener = urllib.request.OpenerDirector()
-    opener.addheaders = [("User-Agent", f"bedrock_token/{__version__}")]
-    opener.add_handler(urllib.request.HTTPHandler())
-    if scheme == "https":
-        opener.add_handler(urllib.request.HTTPSHandler(context=config.tls_context()))
-    proxy, proxy_authorization = config.proxy_for(url) if proxied else ("", "")
-    for attempt in (1, 2, 3):
-        request = urllib.request.Request(url, body, {"Host": host, **dict(headers)}, method=method)
-        if proxy:
-            request.set_proxy(proxy, "http")
-        if proxy_authorization:
-            request.add_header("Proxy-Authorization", proxy_authorization)
-        why, final, cause = "", False, None
-        try:
-            response = opener.open(request, timeout=max(deadline - time.monotonic(), 0.001))
-            if response.status not in transient or attempt == 3:
-                return response, b"" if limit is None else _read(response, limit, deadline)
-            response.close()
-            why = f"HTTP {response.status}"
-        except (OSError, HTTPException, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            cause = error if isinstance(reason, OSError) else None  # http.client's own errors quote the answer
-            final = attempt == 3 or cause is None
-            if isinstance(reason, ssl.SSLCertVerificationError):
-                why = f"its certificate is not trusted ({reason.verify_message}); behind a proxy that inspects TLS, set"
-                why, final = why + " AWS_CA_BUNDLE to its certificate file", True
-            elif isinstance(reason, (TimeoutError, socket.timeout)):
-                why, final = f"no answer within {timeout:g} s", True
-            elif isinstance(reason, OSError):
-                why = reason.strerror or str(reason)
-            else:
-                why = "the answer is not HTTP"
-        if final:
-            via = f" through the proxy {proxy}" if proxy else ""
-            raise _NoAnswer(f"{host} cannot be used{via}: {why}") from cause
-        pause = 0.1 * 3 ** (attempt - 1) * random.uniform(0.7, 1.3)
-        if time.monotonic() + pause >= deadline:
+    for name in ("AWS_CA_BUNDLE", "ca_bundle", "REQUESTS_CA_BUNDLE", ""):
+        bundle = settings.path(settings.profile.get(name) if name == "ca_bundle" else settings.variable(name))
+        if bundle:
             break
-        time.sleep(pause)
-    raise _NoAnswer(f"{host} cannot be used: {why}, and no better answer within {timeout:g} s")
+    try:
+        key = (bundle, os.stat(bundle).st_mtime if bundle else 0.0)
+        if key not in _tls_contexts:
+            folder = bundle if os.path.isdir(bundle) else None
+            context = ssl.create_default_context(cafile=None if folder else bundle or None, capath=folder)
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            context.hostname_checks_common_name = False
+            context.set_alpn_protocols(["http/1.1"])
+            _tls_contexts[key] = context
+        return _tls_contexts[key], name
+    except OSError as error:
+        why = error.strerror or error
+        raise CredentialsError(f"the CA bundle {bundle} in {name} cannot be used: {why}") from error
+
+
+def _proxy_for(settings: _Settings, url: _Url) -> tuple[_Url | None, list[tuple[str, str]], list[str]]:
+    """The proxy to go through or None, the header that the user in its URL makes, and the secrets in that."""
+    import re
+    from urllib.parse import unquote, unquote_to_bytes
+
+    name = f"{url.scheme}_proxy"
+    value = settings.variable(name)
+    if url.scheme == "https" or "REQUEST_METHOD" not in settings.environ:  # else it is a CGI caller's header
+        value = value or settings.variable(name.upper())
+    if not value:
+        return None, [], []
+    from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
+
+    exceptions = settings.variable("no_proxy") or settings.variable("NO_PROXY")
+    if proxy_bypass_environment(url.address, {"no": exceptions}):
+        return None, [], []
+
+    found = re.fullmatch(r"(?:http://)?(?:([!\"$-.0->A-\[\]-~]*)@)?([^/@]+)/?", value, re.IGNORECASE)
+    login, address = found.groups() if found else (None, "")
+    try:
+        proxy = _Url(f"http://{address}")
+    except ValueError:
+        form = 'http://[USER:PASSWORD@]HOST[:PORT], with any "/" or "@" of the password as %2F or %40'
+        raise CredentialsError(f"{name.upper()} is not the address of a proxy: only {form}") from None
+    if login is None:
+        return proxy, [], []
+
+    user = binascii.b2a_base64(unquote_to_bytes(login), newline=False).decode("ascii")
+    password = login.partition(":")[2]
+    secrets = [user, login, password, unquote(login), unquote(password)]
+    return proxy, [("Proxy-Authorization", f"Basic {user}")], secrets
+
+
+class _Link(io.RawIOBase):
+    """A connection, every wait of which ends at one deadline (by time.monotonic)."""
+
+    def __init__(self, connection: socket.socket, deadline: float) -> None:
+        self.socket = connection
+        self.deadline = deadline
+        self.ended = False  # by the other side
+
+    def limit_wait(self) -> None:
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self.socket.settimeout(left)
+
+    def sendall(self, data: bytes) -> None:
+        for start in range(0, len(data), 65536):
+            self.limit_wait()
+            self.socket.sendall(data[start:start + 65536])
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self.limit_wait()
+        received = self.socket.recv_into(buffer)
+        self.ended = received == 0
+        return received
+
+    def makefile(self, _: str) -> io.BufferedReader:
+        return io.BufferedReader(self)
+
+    def close(self) -> None:
+        super().close()
+        self.socket.close()
+
+
+class _Answer:
+    """An answer whose head has come. Its body is read in the time that the connection has left."""
+
+    def __init__(self, link: _Link, response: HTTPResponse, secrets: list[str]) -> None:
+        self.status, self.reason, self.headers = response.status, response.reason, response.headers
+        self.content = b""
+        self.secrets = secrets  # that the proxy was told
+        self.close = response.close
+        self._link = link
+        self._response = response
+
+    def pieces(self, patience: float | None = None) -> Iterator[bytes]:
+        """The body as it comes, within `patience` seconds for each piece. OSError if it is not complete."""
+        expected, received = self._response.length, 0
+        with self._response:
+            while expected is None or received < expected:
+                if patience is not None:
+                    self._link.deadline = time.monotonic() + patience
+                piece = self._response.read1(65536)
+                if not piece:
+                    break
+                received += len(piece)
+                yield piece
+        if expected is not None and received < expected:
+            raise ConnectionError("the answer is cut off")
+
+    def read(self, limit: int) -> bytes:
+        """The whole body, kept as `content`, of at most `limit` bytes."""
+        content = bytearray()
+        for piece in self.pieces():
+            content += piece
+            if len(content) > limit:
+                self.close()
+                raise OSError(f"the answer has more than {limit // 1024} KiB")
+        self.content = bytes(content)
+        return self.content
+
+
+def _connect(url: _Url, deadline: float) -> socket.socket:
+    """A connection to the first of the host's addresses that takes one. Each gets its share of the time."""
+    import socket
+
+    addresses = socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
+    failure = OSError(f"{url.host} has no address")
+    for tried, (family, kind, protocol, _, address) in enumerate(addresses):
+        connection = socket.socket(family, kind, protocol)
+        try:
+            connection.settimeout(max((deadline - time.monotonic()) / (len(addresses) - tried), 0.001))
+            connection.connect(address)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return connection
+        except OSError as error:
+            connection.close()
+            failure = error
+    raise failure
+
+
+def _exchange(link: _Link, method: str, path: str, headers: Pairs, body: bytes | None = None) -> HTTPResponse:
+    """Send a request, and receive the head of its answer, passing over those that only announce one (1xx)."""
+    from http.client import HTTPConnection, HTTPResponse
+
+    connection = HTTPConnection("")  # which knows how to write a request
+    connection.set_debuglevel(0)  # a program may have made all of them print what is sent
+    connection.sock = link
+    connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+    for name, value in headers:
+        connection.putheader(name, value)
+    connection.endheaders(body)
+
+    response = HTTPResponse(link, method=method)  # type: ignore[arg-type]
+    response.begin()
+    while response.status < 200:
+        response.headers = None  # type: ignore[assignment]  # what makes it read the next one
+        response.begin()
+    if link.ended:
+        raise ConnectionError("the answer is cut off")
+    return response
+
+
+def _open(url: _Url, proxy: _Url | None, login: Pairs, tls: ssl.SSLContext | None, deadline: float) -> _Link:
+    """A connection to the host; for plain http to its proxy, if there is one."""
+    link = _Link(_connect(proxy or url, deadline), deadline)
+    try:
+        if proxy and tls:
+            response = _exchange(link, "CONNECT", url.authority, [("Host", url.authority), *login])
+            if response.status != 200:
+                raise OSError(f"the proxy refuses to connect, with HTTP {response.status}")
+            response.fp.detach()  # or the connection would be closed with it
+            response.fp = None  # type: ignore[assignment]
+        if tls:
+            link.limit_wait()
+            link.socket = tls.wrap_socket(link.socket, server_hostname=url.host)
+    except BaseException:
+        link.close()
+        raise
+    return link
 
 
 def _parse_json(data: bytes | bytearray | str) -> Any:
@@ -868,598 +1097,927 @@ def _parse_json(data: bytes | bytearray | str) -> Any:
 
     try:
         return json.loads(data)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, MemoryError):
         return None
 
 
-def _error_of(response: HTTPResponse, body: bytes, secrets: Iterable[str | None]) -> tuple[str, str]:
-    """Code and message of an error answer in one of AWS's JSON and XML forms, without the secrets it may repeat."""
+def _json_object(data: bytes | str) -> dict[str, Any]:
+    document = _parse_json(data)
+    if not isinstance(document, dict):
+        raise CredentialsError("the answer is not a JSON object")
+    return document
+
+
+def _quoted(text: str, secrets: Iterable[str | None], limit: int = 500) -> str:
+    """What somebody said, fit for a message: on one line, without the secrets, whole or in parts of 10."""
+    from difflib import SequenceMatcher
+    from urllib.parse import quote
+
+    text = " ".join(text[:4000].split())
+    for secret in filter(None, secrets):
+        for spelled in (secret, quote(secret), quote(secret, safe="")):
+            for form in {spelled, spelled.lower(), " ".join(spelled.split()), "".join(spelled.split())}:
+                text = text.replace(form, "...")
+                while True:
+                    matcher = SequenceMatcher(None, text, form, autojunk=False)
+                    start, _, size = matcher.find_longest_match(0, len(text), 0, len(form))
+                    if size < 10:
+                        break
+                    text = f"{text[:start]}...{text[start + size:]}"
+    return _printable(text, limit)
+
+
+def _error_of(answer: _Answer, secrets: Iterable[str | None] = ()) -> tuple[str, str]:
+    """Code and message of an error in AWS's JSON or XML, or in OpenAI's, without secrets it may repeat."""
     import html
     import re
 
-    text = body.decode("utf-8", "replace").strip()
+    text = answer.content.decode("utf-8", "replace").strip()
     found = _parse_json(text)
     if not isinstance(found, dict):
-        found = {name: html.unescape(value) for name, value in re.findall(r"<(Code|Message)>([^<]*)</", text)}
+        # A character's number of thousands of digits would take seconds, or an error, to read.
+        elements = re.findall(r"<(Code|Message)>([^<]*)</", re.sub(r"&#\w{9,}", "&", text))
+        found = {name: html.unescape(value) for name, value in elements}
+    if isinstance(found.get("error"), dict):
+        found = found["error"]
 
     def first(*names: str) -> str:
         return next((value for value in map(found.get, names) if isinstance(value, str) and value), "")
 
-    code = response.headers.get("x-amzn-errortype") or first("code", "Code", "__type", "error")
-    message = " ".join(first("message", "Message", "error_description").split())
+    code = answer.headers.get("x-amzn-errortype") or first("code", "Code", "__type", "error", "type")
+    message = first("message", "Message", "error_description")
     if text and not code and not message:
         message = "the answer does not come from AWS (a proxy?)"
-    message = message or response.reason
-    for secret in filter(None, secrets):
-        code, message = code.replace(secret, "..."), message.replace(secret, "...")
-    return code.partition(":")[0].rpartition("#")[2], message[:500]
+    code = code.partition(":")[0].rpartition("#")[2]
+    secrets = [*secrets, *answer.secrets]
+    return _quoted(code, secrets, 100), _quoted(message or answer.reason, secrets)
 
 
-def _ask(
-    config: _Config, source: str, method: str, url: str, *, hint: str = "", secrets: Iterable[str | None] = (),
-    **options: Any,
-) -> bytes:
-    """The body of a credential service's good answer; CredentialsError, in the name of `source`, for any other."""
-    try:
-        response, body = _send(config, method, url, **options)
-    except _NoAnswer as error:
-        raise CredentialsError(f"{source}: {error}") from error
-    if response.status == 200:
-        return body
-    details = ": ".join(filter(None, _error_of(response, body, secrets)))
-    hint = f"; {hint}" if hint and response.status in (400, 401, 403) else ""
-    raise CredentialsError(f"{source}: HTTP {response.status} {details}{hint}")
+def _failure(error: Exception, url: _Url, proxy: _Url | None, timeout: float, bundle: str) -> _NoAnswer:
+    """What an error of a connection means. `bundle` is the setting that names the CA bundle."""
+    import socket
+    import ssl
+
+    why, hint, passing = "the answer is not HTTP", "", False
+    late = isinstance(error, (TimeoutError, socket.timeout))
+    through = f" through the proxy {proxy.address}" if proxy and not late else ""
+    if late:
+        why = f"no answer within {timeout:g} s"
+    elif isinstance(error, ssl.SSLCertVerificationError):
+        why = f"its certificate is not trusted ({error.verify_message})"
+        if error.verify_code in (2, 18, 19, 20, 21):  # the issuer is not known
+            hint = "behind a proxy that inspects TLS, set AWS_CA_BUNDLE to a file that holds its certificate"
+            if bundle:
+                hint = f"the file in {bundle} does not hold the certificate of its issuer"
+        elif error.verify_code >= 79:
+            hint = "Python 3.13 and newer refuse certificates made like this one; it must be issued anew"
+    elif isinstance(error, OSError):
+        why = error.strerror or str(error)
+        passing = True
+
+    failure = _NoAnswer(f"{url.address} cannot be used{through}: {why}", hint)
+    failure.timed_out = late
+    failure.passing = passing
+    failure.__cause__ = error if isinstance(error, OSError) else None  # others quote the answer
+    return failure
 
 
-# ------------------------------------------------------------------------------ credential sources
+def _is_passing(answer: _Answer, resend: bool, model: bool) -> bool:
+    """Whether an answer speaks of trouble that will pass, and the request may be sent again."""
+    if model:
+        return answer.status in (429, 503)
+    throttled = answer.status == 400 and _error_of(answer)[0] in _TRANSIENT_CODES
+    return resend and (throttled or answer.status == 429 or answer.status >= 500)
+
+
+def _pause(attempt: int, outcome: _Answer | _NoAnswer, model: bool) -> float:
+    """Seconds until the next attempt, for a model those of the "standard" retry mode.
+
+    https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
+    """
+    import random
+
+    if not model:
+        return min(0.1 * 3.0 ** (attempt - 1), 1.0) * random.uniform(0.7, 1.3)
+    backoff = random.random() * min(2.0 ** (attempt - 1), 20.0)
+    asked_for = outcome.headers.get("Retry-After", "").strip() if isinstance(outcome, _Answer) else ""
+    return max(float(asked_for[:9]), backoff) if asked_for.isascii() and asked_for.isdigit() else backoff
+
+
+def _send(
+    settings: _Settings, method: str, url: str, *, headers: Pairs = (), body: bytes | None = None,
+    proxied: bool = True, timeout: float = _CREDENTIAL_TIMEOUT, limit: int | None = _CREDENTIAL_LIMIT,
+    attempts: int = 3, resend: bool = True, awaited: bool = False, model: bool = False,
+) -> _Answer:
+    """The answer to a request, of any status, its body read if it has a `limit` of bytes. Or _NoAnswer.
+
+    Asks up to `attempts` times within `timeout` seconds: again where no connection was made; with `resend`
+    after any passing trouble, even if it may have been carried out. `awaited`: a refused connection is tried
+    until the time is over. `model`: a call of a model, made again only if it was refused for now.
+    """
+    from http.client import HTTPException
+
+    # 1. What is said to whom.
+    target, deadline = _Url(url), time.monotonic() + timeout
+    proxy, login, secrets = _proxy_for(settings, target) if proxied else (None, [], [])
+    context, bundle = _tls_context(settings) if target.scheme == "https" else (None, "")
+    said = [("Host", target.address), *headers]
+    if not any(name.lower() == "user-agent" for name, _ in said):
+        said.append(("User-Agent", f"bedrock_token/{__version__}"))
+    path = target.target
+    if proxy and not context:
+        path = f"http://{target.address}{path}"
+        said += login
+    if body is not None:
+        said.append(("Content-Length", str(len(body))))
+
+    # 2. Until there is an outcome that stands.
+    attempt = 0
+    while True:
+        attempt += 1
+        patient = attempt < attempts
+        link = None
+        outcome: _Answer | _NoAnswer
+        try:
+            link = _open(target, proxy, login, context, deadline)
+            outcome = _Answer(link, _exchange(link, method, path, said, body), secrets)
+            if limit is not None:
+                outcome.read(limit)
+            again = _is_passing(outcome, resend, model)
+        except (OSError, HTTPException, ValueError) as error:
+            if link is not None:
+                link.close()  # or it would stay open for as long as somebody keeps the error
+            outcome = _failure(error, target, proxy, timeout, bundle)
+            outcome.sent = link is not None
+            again = outcome.passing and (resend or not outcome.sent)
+            patient = patient or (awaited and isinstance(error, ConnectionRefusedError))
+        wait = _pause(attempt, outcome, model)
+        if not again or not patient or time.monotonic() + wait >= deadline:
+            break
+        if isinstance(outcome, _Answer):
+            outcome.close()
+        time.sleep(wait)
+    if isinstance(outcome, _NoAnswer):
+        raise outcome
+    return outcome
+
+
+def _content_of(answer: _Answer, secrets: Iterable[str | None] = (), hint: str = "") -> bytes:
+    """The body of a good answer, or CredentialsError: without `secrets`, and with `hint` if it is refused."""
+    if answer.status == 200:
+        return answer.content
+    details = ": ".join(filter(None, _error_of(answer, secrets)))
+    refused = answer.status in (400, 401, 403)
+    raise CredentialsError(f"HTTP {answer.status} {details}", hint if refused else "")
+
+
+# -------------------------------------------------------------------------- credential sources
 #
-# One function a source, all alike: source(config, profile) gives credentials if it is configured, None if it is not,
-# and raises CredentialsError if it is configured and does not work.
+# One function a source, all alike: it gives credentials if the source is configured, None if it is not, and
+# raises an error if it is configured and does not work. The table at the end says what each is called.
+# AWS's page leads to a page for each:
 # https://docs.aws.amazon.com/sdkref/latest/guide/standardized-credentials.html
 
-_INSTANCE_METADATA = "instance metadata"
-_NO_METADATA = (403, 404, 405)  # what other clouds, and a service that is switched off, say when asked for a token
+_CACHE_PATIENCE = 2.0  # seconds that another process may take to rewrite a file
+_PROGRAM_TIMEOUT = 60.0  # seconds
+_KEYS = ("AccessKeyId", "SecretAccessKey", "SessionToken")
+_SSO_CLIENT = ("clientId", "clientSecret", "refreshToken")
 _CONTAINER_HOSTS = ("localhost", "169.254.170.2", "169.254.170.23", "fd00:ec2::23", "::1")
 
 
-def _time_of(value: object) -> datetime:
-    """The time in an RFC 3339 string (also with AWS's older "UTC"), or in milliseconds since 1970, in UTC."""
+def _named(credentials: Credentials, source: str) -> Credentials:
+    key_id, secret, session_token, ends, _ = credentials._values()
+    return Credentials(key_id, secret, session_token, ends, source)
+
+
+def _first_of(settings: _Settings, profile: _Profile, sources: Iterable[Source]) -> Credentials | None:
+    """The credentials of the first source that is configured, with its name on them or on its error."""
+    for name, configured_by, find in sources:
+        name = name.replace("profile", f"profile {profile.name}")
+        skipped = profile.given and name.startswith("environment")
+        settings.found = "skipped: a profile is named" if skipped else "not set"
+        try:
+            found = None if skipped else find(settings, profile)
+        except CredentialsError as error:
+            raise CredentialsError(f"{name}: {error.message}", error.hint) from error
+        except ValueError as error:
+            raise CredentialsError(f"{name}: {error}") from None
+        if found is not None:
+            return _named(found, f"{name}, {found.source}" if found.source else name)
+        settings.looked.append(f"{name} ({configured_by}): {settings.found}")
+    return None
+
+
+def _time_of(value: object) -> datetime | None:
+    """The time in an RFC 3339 string or what comes near, or in milliseconds since 1970; else None."""
     try:
         if isinstance(value, int):
             return datetime.fromtimestamp(value / 1000, timezone.utc)
         text = value.strip() if isinstance(value, str) else ""
         zone = text[19:].lstrip(".0123456789")  # without the fraction: Python 3.9 reads only some of them
-        zone = "+00:00" if zone in ("Z", "UTC", "") else zone
-        if len(text) >= 19:
-            return datetime.fromisoformat(text[:19] + zone).astimezone(timezone.utc)
+        zone = "+00:00" if zone in ("Z", "UTC", "") else f"{zone[:3]}:{zone[-2:]}"  # some tools write +0000
+        moment = datetime.fromisoformat(text[:19] + zone).astimezone(timezone.utc)
+        return moment if len(text) >= 19 else None
     except (ValueError, OverflowError, OSError):
-        pass  # an error raised here would carry this one along, which quotes the value
-    raise ValueError("not a time")
+        return None
 
 
-def _left(config: _Config, ends: object) -> timedelta:
-    """How long it is until then; nothing if it is not a time."""
-    try:
-        return _time_of(ends) - config.now()
-    except ValueError:
-        return timedelta(0)
+def _rfc3339(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _json_object(data: bytes | str, source: str) -> dict[str, Any]:
-    document = _parse_json(data)
-    if not isinstance(document, dict):
-        raise CredentialsError(f"{source}: the answer is not a JSON object")
-    return document
+def _seconds_left(settings: _Settings, ends: object) -> float:
+    """How long it is until then; 0 if that is no time."""
+    moment = ends if isinstance(ends, datetime) else _time_of(ends)
+    return (moment - settings.now()).total_seconds() if moment else 0.0
 
 
-def _credentials_from(config: _Config, document: dict[str, Any], source: str, *, temporary: bool = True) -> Credentials:
+def _checked(settings: _Settings, keys: dict[str, Any], ends: datetime | None) -> Credentials:
+    """`keys` are access key id, secret access key and session token, in this order, by their names."""
+    for name, value in keys.items():
+        if value and not _is_plain(value):
+            raise CredentialsError(f"{name} has blanks or other characters that no key has")
+    if ends and ends <= settings.now():
+        raise CredentialsError(f"the credentials have expired already, at {ends.isoformat()}")
+    key_id, secret, session_token = keys.values()
+    return Credentials(key_id, secret, session_token, ends)
+
+
+def _from_document(settings: _Settings, document: Any, *, temporary: bool = True) -> Credentials:
     """Credentials from any service's document; their field names differ only in case and in two names."""
-    fields = {name.lower(): value for name, value in document.items()}
-    session_token = fields.get("sessiontoken") or fields.get("token")
+    fields = {name.lower(): value for name, value in document.items()} if isinstance(document, dict) else {}
+    keys = {name: fields.get(name.lower()) for name in _KEYS}
+    keys["SessionToken"] = keys["SessionToken"] or fields.get("token")
     expiration = fields.get("expiration") or fields.get("expiresat")
-    needed = {"AccessKeyId": fields.get("accesskeyid"), "SecretAccessKey": fields.get("secretaccesskey")}
-    if temporary:
-        needed.update({"SessionToken": session_token, "Expiration": expiration})
-    missing = [name for name, value in needed.items() if not value]
+    needed = [*keys.items(), ("Expiration", expiration)][:4 if temporary else 2]
+    missing = [name for name, value in needed if not value]
     if missing:
-        raise CredentialsError(f"{source}: {' and '.join(missing)} missing in the answer")
-    try:
-        ends = _time_of(expiration) if expiration else None
-    except ValueError:
-        what = "AWS_CREDENTIAL_EXPIRATION" if source == "environment" else "the expiration of the credentials"
-        raise CredentialsError(f"{source}: {what} is not a time") from None
-    try:
-        credentials = Credentials(fields["accesskeyid"], fields["secretaccesskey"], session_token, ends, source)
-    except ValueError as error:
-        raise CredentialsError(f"{source}: {error}") from None
-    if ends is not None and ends <= config.now():
-        raise CredentialsError(f"{source}: the credentials have expired already, at {ends.isoformat()}")
-    return credentials
+        raise CredentialsError(f"{' and '.join(missing)} missing in the answer")
+    ends = _time_of(expiration or "")
+    if expiration and not ends:
+        raise CredentialsError("the expiration of the credentials is not a time")
+    return _checked(settings, keys, ends)
 
 
-def _from_keys(config: _Config, source: str, keys: dict[str, str], expiration: str = "") -> Credentials | None:
-    """Static keys: `keys` are access key id, secret access key and session token, by the names they are set with."""
-    (id_name, key_id), (secret_name, secret), (_, session_token) = keys.items()
+def _static_keys(settings: _Settings, keys: dict[str, str], ends: datetime | None) -> Credentials | None:
+    """As _checked(); None where neither of the first two keys is set."""
+    (id_name, key_id), (secret_name, secret), _ = keys.items()
     if not key_id and not secret:
         return None
     if not key_id or not secret:
         there, missing = (id_name, secret_name) if key_id else (secret_name, id_name)
-        raise CredentialsError(f"{source}: {there} is set, but {missing} is not")
-    for name, value in keys.items():
-        if value and not _is_plain(value):
-            raise CredentialsError(f"{source}: {name} has blanks or other characters that no key has")
-    document = {"AccessKeyId": key_id, "SecretAccessKey": secret, "Token": session_token, "Expiration": expiration}
-    return _credentials_from(config, document, source, temporary=False)
+        raise CredentialsError(f"{there} is set, but {missing} is not")
+    if not key_id.replace("_", "x").isalnum():
+        raise CredentialsError(f"{id_name} has blanks, quotes or other characters that no key id has")
+    return _checked(settings, keys, ends)
 
 
-def _environment_keys(config: _Config) -> Credentials | None:
+def _from_environment(settings: _Settings, _: _Profile) -> Credentials | None:
     names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-    keys = {name: config.variable(name) for name in names}
-    return _from_keys(config, "environment", keys, config.variable("AWS_CREDENTIAL_EXPIRATION"))
+    keys = {name: settings.variable(name) for name in names}
+    expiration = settings.variable("AWS_CREDENTIAL_EXPIRATION")
+    ends = _time_of(expiration)
+    if expiration and not ends and any(keys.values()):
+        raise CredentialsError("AWS_CREDENTIAL_EXPIRATION is not a time")
+    return _static_keys(settings, keys, ends)
 
 
-def _from_environment(config: _Config, profile: str) -> Credentials | None:
-    return None if config.explicit else _environment_keys(config)
-
-
-def _from_static_keys(config: _Config, profile: str) -> Credentials | None:
+def _from_static_keys(settings: _Settings, profile: _Profile) -> Credentials | None:
     names = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
-    return _from_keys(config, f"profile {profile}", {name: config.value(name, profile) for name in names})
+    # What tools write beside temporary keys, in any form.
+    common = ("aws_session_expiration", "aws_credential_expiration", "aws_expiration")
+    notes = [profile[name] for name in ("x_security_token_expires", *common, "expiration")]
+    ends = [_time_of(int(note[:20]) * 1000 if note.isascii() and note.isdigit() else note) for note in notes]
+    keys = {name: profile[name] for name in names}
+    return _static_keys(settings, keys, min(filter(None, ends), default=None))
 
 
-def _run(config: _Config, source: str, command: str | list[str]) -> Credentials:
-    """Credentials from what a program prints, run without a shell.
+def _output_of(program: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, bytes]:
+    """A program's stdout, and the beginning of its stderr, which a terminal shows: it may ask something."""
+    import selectors
 
-    https://docs.aws.amazon.com/sdkref/latest/guide/feature-process-credentials.html
-    """
+    output, said = bytearray(), b""
+    terminal = sys.stderr and sys.stderr.isatty()
+    with selectors.DefaultSelector() as selector:
+        for pipe in (program.stdout, program.stderr):
+            selector.register(pipe, selectors.EVENT_READ)  # type: ignore[arg-type]
+        while selector.get_map():
+            ready = selector.select(max(deadline - time.monotonic(), 0))
+            if time.monotonic() >= deadline:
+                raise TimeoutError
+            for key, _ in ready:
+                piece = os.read(key.fd, 65536)
+                if not piece:
+                    selector.unregister(key.fileobj)
+                elif key.fileobj is program.stdout:
+                    output += piece
+                else:
+                    said = (said + piece)[:1000]
+                    if terminal:
+                        os.write(sys.stderr.fileno(), piece)
+            if len(output) > _CREDENTIAL_LIMIT:
+                raise OSError(f"it printed more than {_CREDENTIAL_LIMIT // 1024} KiB")
+    return bytes(output), said
+
+
+def _run(settings: _Settings, command: str | list[str]) -> Credentials:
+    """Credentials from what a program prints, run without a shell."""
     import subprocess
 
+    pipe, deadline = subprocess.PIPE, time.monotonic() + _PROGRAM_TIMEOUT
     try:
-        done = subprocess.run(command, env=dict(config.environ), stdout=-1, stderr=-1, timeout=60)
-    except subprocess.TimeoutExpired:  # holds the output so far
-        raise CredentialsError(f"{source}: the program did not end within 60 s") from None
+        program = subprocess.Popen(command, env=dict(settings.environ), stdout=pipe, stderr=pipe)
     except (OSError, ValueError) as error:
-        raise CredentialsError(f"{source}: the program cannot be started: {error}") from error
-    if done.returncode:
-        said = done.stderr.decode("utf-8", "replace").strip().partition("\n")[0][:300]
-        said = "".join(char if char.isprintable() else " " for char in said)
-        raise CredentialsError(f"{source}: the program ended with status {done.returncode}: {said}")
-    document = _json_object(done.stdout, source)
+        raise CredentialsError(f"the program cannot be started: {error}") from error
+
+    problem = ""
+    try:
+        if os.name == "nt":  # where one cannot wait for several pipes
+            output, said = program.communicate(timeout=_PROGRAM_TIMEOUT)
+        else:
+            output, said = _output_of(program, deadline)
+        program.wait(max(deadline - time.monotonic(), 0))
+    except (subprocess.TimeoutExpired, TimeoutError):
+        problem = f"the program did not end within {_PROGRAM_TIMEOUT:g} s"
+    except OSError as error:
+        problem = f"the program's output cannot be used: {error}"
+    finally:
+        program.kill()
+        program.wait()
+        for end in (program.stdout, program.stderr):
+            if end and os.name != "nt":  # where somebody else may still be reading it
+                end.close()
+
+    if problem:  # raised here, since the errors above may hold what it printed
+        raise CredentialsError(problem)
+    if program.returncode:
+        first_line = _quoted(said.decode("utf-8", "replace").strip().partition("\n")[0], (), 300)
+        raise CredentialsError(f"the program ended with status {program.returncode}: {first_line}")
+    document = _json_object(output)
     if document.get("Version") != 1:
-        raise CredentialsError(f"{source}: the program's answer has another Version than 1")
-    return _credentials_from(config, document, source, temporary=False)
+        raise CredentialsError("the program's answer is not of Version 1")
+    return _from_document(settings, document, temporary=False)
 
 
-def _from_process(config: _Config, profile: str) -> Credentials | None:
-    command = config.value("credential_process", profile)
+def _from_process(settings: _Settings, profile: _Profile) -> Credentials | None:
+    command = profile["credential_process"]
     if not command:
         return None
     import shlex
 
-    source = f"profile {profile} (credential_process)"
-    try:
-        return _run(config, source, command if os.name == "nt" else shlex.split(command))
-    except ValueError as error:
-        raise CredentialsError(f"{source}: the command cannot be split: {error}") from None
+    return _run(settings, command if os.name == "nt" else shlex.split(command))
 
 
-def _from_login_session(config: _Config, profile: str) -> Credentials | None:
-    """What `aws login` left behind, https://docs.aws.amazon.com/cli/latest/userguide/cli-configure-sign-in.html
+def _read_cache(path: str) -> dict[str, Any] | None:
+    """The JSON object in a file of the AWS CLI's, or None. Waits while somebody rewrites the file."""
+    deadline = time.monotonic() + _CACHE_PATIENCE
+    while True:
+        text = _read_file(path)
+        document = None if text is None else _parse_json(text)
+        if text is None or isinstance(document, dict):
+            return document
+        if time.monotonic() >= deadline:
+            raise CredentialsError(f"{path} is damaged: it is not a JSON object")
+        time.sleep(0.05)
 
-    Renewing it needs a proof by elliptic curve, which the standard library cannot make; the AWS CLI, which created the
-    session on this machine, can.
+
+def _replace_cache(
+    path: str, old: dict[str, Any], make: Callable[[dict[str, Any]], dict[str, Any]]
+) -> dict[str, Any]:
+    """Replace a file of the AWS CLI's by what `make` gives for `old`, in one step and for its owner alone.
+
+    A disk that is full or read-only is known before `make` spends anything: the temporary file is long enough
+    from the beginning. What has been made is good even if it cannot be kept.
     """
-    session = config.value("login_session", profile)
+    import json
+    from contextlib import suppress
+
+    target = os.path.realpath(path)  # a link stays one
+    temporary = f"{target}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
+
+    def write(name: str, text: str) -> None:
+        with open(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(text)
+        with suppress(OSError):
+            os.chmod(name, 0o600)  # whatever the umask says
+
+    try:
+        write(temporary, " " * (len(json.dumps(old)) + 16384))
+        new = make(old)
+        with suppress(OSError):
+            write(temporary, json.dumps(new))
+            for _ in range(20):
+                with suppress(PermissionError):  # on Windows, where another program has the file open
+                    os.replace(temporary, target)
+                    return new
+                time.sleep(0.05)
+            write(target, json.dumps(new))
+        return new
+    except OSError as error:
+        raise CredentialsError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):  # it has been put in its place
+            os.unlink(temporary)
+
+
+def _from_login_session(settings: _Settings, profile: _Profile) -> Credentials | None:
+    """What `aws login` left, https://docs.aws.amazon.com/cli/latest/userguide/cli-configure-sign-in.html
+
+    Renewing it needs a proof by elliptic curve, which the standard library cannot make; the AWS CLI can, and
+    does so when less than 5 minutes are left.
+    """
+    session = profile["login_session"]
     if not session:
         return None
     import shutil
 
-    source = f"profile {profile} (login)"
-    folder = config.path(config.variable("AWS_LOGIN_CACHE_DIRECTORY") or "~/.aws/login/cache")
+    folder = settings.path(settings.variable("AWS_LOGIN_CACHE_DIRECTORY") or "~/.aws/login/cache")
     name = hashlib.sha256(session.encode("utf-8")).hexdigest()
+    left, keys = 0.0, None
     try:
-        cached = _read_file(os.path.join(folder, f"{name}.json"), source)
-        if cached is None:
-            raise CredentialsError(f"{source}: nobody has signed in")
-        keys = _json_object(cached, source).get("accessToken")
-        if isinstance(keys, dict) and _left(config, keys.get("expiresAt")) > timedelta(seconds=60):
-            return _credentials_from(config, keys, source)
-        program = shutil.which("aws", path=config.environ.get("PATH"))
+        cache = _read_cache(os.path.join(folder, f"{name}.json"))
+        if cache is None:
+            raise CredentialsError("nobody has signed in")
+        keys = cache.get("accessToken")
+        left = _seconds_left(settings, keys.get("expiresAt")) if isinstance(keys, dict) else 0.0
+        if left >= 300:
+            return _from_document(settings, keys)
+        program = shutil.which("aws", path=settings.environ.get("PATH"))
         if program is None:
-            raise CredentialsError(f"{source}: the session has expired, and there is no AWS CLI to renew it")
-        command = [program, "configure", "export-credentials", "--profile", profile, "--format", "process"]
-        return _run(config, source, command)
+            raise CredentialsError("the session has expired, and there is no AWS CLI to renew it")
+        export = ["configure", "export-credentials", "--profile", profile.name, "--format", "process"]
+        return _run(settings, [program, *export])
     except CredentialsError as error:
-        raise CredentialsError(f"{error}; run: aws login --profile {profile}") from error
+        if 0 < left < 300:
+            return _from_document(settings, keys)
+        message, hint = error.message, f"run: aws login --profile {profile.name}"
+        if "status 2: usage" in message:
+            message = "the session has expired, and the AWS CLI on PATH is version 1"
+            hint += ", with AWS CLI version 2"
+        raise CredentialsError(message, hint) from error
 
 
-def _replace_file(path: str, text: str) -> None:
-    """Put a new file, which only its owner can read, in the place of another in one step, or leave that as it is."""
-    temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
-    try:
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except OSError:  # a read-only home, say: what was to be kept is good all the same
-        try:
-            os.unlink(temporary)
-        except OSError:
-            pass
+class _SsoRefused(CredentialsError):
+    """The refresh token is not good, or not any more."""
 
 
-def _sso_access_token(config: _Config, source: str, session: str, start_url: str, sso_region: str) -> str:
-    """The access token of a session the AWS CLI has signed in, renewed if it is about to end and can be.
+def _renewed_sso_token(settings: _Settings, cache: dict[str, Any], region: str) -> dict[str, Any]:
+    """What a session's cache file holds once it is renewed. Its refresh token is spent by being sent.
 
     https://docs.aws.amazon.com/singlesignon/latest/OIDCAPIReference/API_CreateToken.html
     """
     import json
 
+    client = {name: cache[name] for name in _SSO_CLIENT}
+    request = json.dumps({"grantType": "refresh_token", **client}).encode("utf-8")
+    url = f"{_endpoint(settings, 'sso_oidc', region)}/token"
+    headers = [("Content-Type", "application/json")]
+    answer = _send(settings, "POST", url, headers=headers, body=request, resend=False)
+    if b"invalid_grant" in answer.content or _error_of(answer)[0] == "InvalidGrantException":
+        raise _SsoRefused(f"HTTP {answer.status} {': '.join(_error_of(answer, client.values()))}")
+
+    document = _json_object(_content_of(answer, client.values()))
+    token, seconds, refresh = map(document.get, ("accessToken", "expiresIn", "refreshToken"))
+    if not _is_plain(token) or not isinstance(seconds, int) or not 0 < seconds < 10**9:
+        raise CredentialsError("accessToken or expiresIn missing in the answer")
+    cache = {**cache, "accessToken": token}
+    cache["expiresAt"] = _rfc3339(settings.now() + timedelta(seconds=seconds))
+    if isinstance(refresh, str) and refresh:
+        cache["refreshToken"] = refresh
+    return cache
+
+
+def _sso_access_token(settings: _Settings, session: str, start_url: str, region: str) -> str:
+    """The access token of a session the AWS CLI has signed in, renewed if it is about to end and can be."""
+    from contextlib import suppress
+
     name = hashlib.sha1((session or start_url).encode("utf-8"), usedforsecurity=False).hexdigest()
-    path = os.path.join(config.path("~/.aws/sso/cache"), f"{name}.json")
+    path = os.path.join(settings.path("~/.aws/sso/cache"), f"{name}.json")
 
-    def cached() -> tuple[dict[str, Any], timedelta]:
-        text = _read_file(path, source)
-        if text is None:
-            raise CredentialsError(f"{source}: nobody has signed in")
-        cache = _json_object(text, source)
-        return cache, _left(config, cache.get("expiresAt")) if _is_plain(cache.get("accessToken")) else timedelta(0)
+    def seconds_left(cache: dict[str, Any]) -> float:
+        return _seconds_left(settings, cache.get("expiresAt")) if _is_plain(cache.get("accessToken")) else 0.0
 
-    cache, left = cached()
-    client = {name: cache.get(name) for name in ("clientId", "clientSecret", "refreshToken")}
-    renewable = session and all(client.values()) and _left(config, cache.get("registrationExpiresAt")) > timedelta(0)
-    if renewable and left < timedelta(minutes=15):
-        url = f"{config.endpoint('sso_oidc', sso_region)}/token"
-        request = json.dumps({"grantType": "refresh_token", **client}).encode("utf-8")
-        headers = [("Content-Type", "application/json")]
+    cache = _read_cache(path)
+    if cache is None:
+        raise CredentialsError("nobody has signed in")
+    client = [cache.get(name) for name in _SSO_CLIENT]
+    renewable = session and all(isinstance(value, str) and value for value in client)
+    registered = _seconds_left(settings, cache.get("registrationExpiresAt")) > 0
+    if renewable and registered and seconds_left(cache) < 15 * 60:
         try:
-            options: Any = {"headers": headers, "body": request, "secrets": client.values()}
-            answer = _json_object(_ask(config, source, "POST", url, **options), source)
-            token, seconds = answer.get("accessToken"), answer.get("expiresIn")
-            if not _is_plain(token) or not isinstance(seconds, int) or not 0 < seconds < 10**9:
-                raise CredentialsError(f"{source}: accessToken or expiresIn missing in the answer")
-            ends = config.now() + timedelta(seconds=seconds)
-            cache.update(accessToken=token, expiresAt=ends.strftime("%Y-%m-%dT%H:%M:%SZ"))
-            cache["refreshToken"] = answer.get("refreshToken") or cache["refreshToken"]
-            _replace_file(path, json.dumps(cache))
-            return str(token)
-        except CredentialsError:
-            cache, left = cached()  # another process may have renewed it meanwhile, which ends our refresh token
-            if left <= timedelta(0):
-                raise
-    if left <= timedelta(0):
-        raise CredentialsError(f"{source}: the session has expired")
+            cache = _replace_cache(path, cache, lambda old: _renewed_sso_token(settings, old, region))
+            return str(cache["accessToken"])
+        except CredentialsError as error:
+            # Another process may have been first, which ends our token: its file is there, or soon will be.
+            deadline = time.monotonic() + (_CACHE_PATIENCE if isinstance(error, _SsoRefused) else 0.0)
+            while True:
+                with suppress(CredentialsError):  # it may be damaged
+                    cache = max(_read_cache(path) or {}, cache, key=seconds_left)
+                if seconds_left(cache) > 0:
+                    break
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.05)
+    if seconds_left(cache) <= 0:
+        raise CredentialsError("the session has expired")
     return str(cache["accessToken"])
 
 
-def _from_sso(config: _Config, profile: str) -> Credentials | None:
-    """IAM Identity Center, https://docs.aws.amazon.com/sdkref/latest/guide/feature-sso-credentials.html"""
+def _from_sso(settings: _Settings, profile: _Profile) -> Credentials | None:
+    """IAM Identity Center."""
     names = ("sso_account_id", "sso_role_name", "sso_region", "sso_start_url")
-    settings = {name: config.value(name, profile) for name in names}
-    if not settings["sso_account_id"] and not settings["sso_role_name"]:
+    values = {name: profile[name] for name in names}
+    if not values["sso_account_id"] and not values["sso_role_name"]:
         return None
     from urllib.parse import urlencode
 
-    source, hint = f"profile {profile} (sso)", f"run: aws sso login --profile {profile}"
-    session = config.value("sso_session", profile)
-    section = config.section("sso-session", session) if session else {}
+    # 1. What the profile does not say, its session says.
+    file, session = settings.files.config, profile["sso_session"]
+    section = settings.files.section("sso-session", session) if session else {}
     if section is None:
-        raise CredentialsError(f"{source}: the sso-session {session} is not in {config.files[0]}")
+        raise CredentialsError(f"the sso-session {session} is not in {file}")
     for name in names:
-        value = section.get(name)
-        if settings[name] and value is not None and value != settings[name]:
-            raise CredentialsError(f"{source}: {name} in the profile and in sso-session {session} differ")
-        settings[name] = settings[name] or (value if isinstance(value, str) else "")
-    missing = [name for name, value in settings.items() if not value]
+        value = section.get(name, values[name])
+        if values[name] not in ("", value):
+            raise CredentialsError(f"{name} in the profile and in sso-session {session} differ")
+        if isinstance(value, str):
+            values[name] = value
+    missing = [name for name, value in values.items() if not value]
     if missing:
-        raise CredentialsError(f"{source}: {', '.join(missing)} missing in {config.files[0]}")
+        raise CredentialsError(f"{', '.join(missing)} missing in {file}")
+    account_id, role_name, region, start_url = values.values()
     try:
-        sso_region = _region(settings["sso_region"])
+        region = _region_name(region)
     except ValueError as error:
-        raise CredentialsError(f"{source}, sso_region: {error}") from None
+        raise CredentialsError(f"sso_region: {error}") from None
+
+    # 2. The session gives an access token, and that the role's credentials.
+    hint = f"run: aws sso login --profile {profile.name}"
     try:
-        token = _sso_access_token(config, source, session, settings["sso_start_url"], sso_region)
+        token = _sso_access_token(settings, session, start_url, region)
     except CredentialsError as error:
-        raise CredentialsError(f"{error}; {hint}") from error
-    query = urlencode({"role_name": settings["sso_role_name"], "account_id": settings["sso_account_id"]})
-    url = f"{config.endpoint('sso', sso_region)}/federation/credentials?{query}"
-    options: Any = {"headers": [("x-amz-sso_bearer_token", token)], "secrets": [token]}
-    answer = _ask(config, source, "GET", url, hint=f"if the session has ended, {hint}", **options)
-    credentials = _json_object(answer, source).get("roleCredentials")
-    return _credentials_from(config, credentials if isinstance(credentials, dict) else {}, source)
+        raise CredentialsError(error.message, hint) from error
+    query = urlencode({"role_name": role_name, "account_id": account_id})
+    url = f"{_endpoint(settings, 'sso', region)}/federation/credentials?{query}"
+    answer = _send(settings, "GET", url, headers=[("x-amz-sso_bearer_token", token)])
+    content = _content_of(answer, [token], f"if the session has ended, {hint}")
+    return _from_document(settings, _json_object(content).get("roleCredentials"))
 
 
-def _sts(config: _Config, source: str, parameters: dict[str, str], signer: Credentials | None) -> Credentials:
-    """Temporary credentials from STS, https://docs.aws.amazon.com/STS/latest/APIReference/welcome.html
-
-    The signature goes into the Authorization header, so that no credentials stand in a URL that a proxy logs.
-    """
-    from urllib.parse import urlencode, urlsplit
+def _sts(settings: _Settings, parameters: dict[str, str], signer: Credentials | None = None) -> Credentials:
+    """Temporary credentials from STS. Nothing of the signature stands in a URL, which a proxy may log."""
+    from urllib.parse import urlencode
     from xml.etree import ElementTree
 
-    region = config.region() or "us-east-1"
-    url = config.endpoint("sts", config.region()) + "/"
+    region = settings.region()
+    url = _Url(f"{_endpoint(settings, 'sts', region)}/")
     body = urlencode({"Version": "2011-06-15", **parameters}).encode("ascii")
     headers = [("Content-Type", "application/x-www-form-urlencoded")]
+    secrets = [parameters.get(name) for name in ("WebIdentityToken", "TokenCode", "ExternalId")]
     if signer is not None:
-        _, host, path, _, _ = urlsplit(url)
-        headers += _authorization(
-            "POST", host, path, (), headers, hashlib.sha256(body).hexdigest(), service="sts",
-            region="us-east-1" if url == f"{_GLOBAL_STS}/" else region, credentials=signer, now=config.now(),
-        )
-    secrets = [signer.session_token if signer else parameters["WebIdentityToken"]]
-    answer = _ask(config, source, "POST", url, headers=headers, body=body, secrets=secrets)
+        secrets += [signer.secret_access_key, signer.session_token]
+        writer = _Signer(signer, region or "us-east-1", "sts", settings.now())
+        path, payload_hash = _canonical_uri(url.target), hashlib.sha256(body).hexdigest()
+        headers += _authorization(writer, "POST", url.address, path, (), headers, payload_hash)
+    resend = "TokenCode" not in parameters  # which is spent by being sent
+    answer = _send(settings, "POST", str(url), headers=headers, body=body, resend=resend)
+    content = _content_of(answer, secrets)
+
     try:
-        found = ElementTree.fromstring(answer).find(".//{*}Credentials")
+        found = ElementTree.fromstring(content).find(".//{*}Credentials")
     except (ElementTree.ParseError, ValueError, LookupError):
-        raise CredentialsError(f"{source}: the answer is not XML") from None
-    fields = {} if found is None else {child.tag.rpartition("}")[2]: child.text for child in found}
-    return _credentials_from(config, fields, source)
+        raise CredentialsError("the answer is not XML") from None
+    return _from_document(settings, {child.tag.rpartition("}")[2]: child.text for child in found or ()})
 
 
-def _role_parameters(source: str, role_arn: str, session_name: str, duration: str, **more: str) -> dict[str, str]:
-    """The parameters that the two calls which assume a role share. For what STS would refuse: a CredentialsError of
-    `source`, or a ValueError where that is empty, since then code gave them."""
+def _role_parameters(role: str, session_name: str, duration: str, now: float, **more: str) -> dict[str, str]:
+    """What both calls to assume a role need. ValueError for what STS refuses by its form."""
     import re
 
-    session_name = session_name or f"bedrock_token-{int(time.time())}"
-    problem = ""
-    if not re.fullmatch(r"arn:[\w-]+:iam::\d{12}:role/[\x21-\x7e]+", role_arn, re.ASCII):
-        problem = "role_arn is not the ARN of a role (arn:aws:iam::123456789012:role/NAME)"
-    elif not re.fullmatch(r"[\w+=,.@-]{2,64}", session_name, re.ASCII):
-        problem = "the role session name must be 2 to 64 letters, digits or _+=,.@-"
-    elif duration and not (re.fullmatch(r"\d{3,5}", duration, re.ASCII) and 900 <= int(duration) <= 43200):
-        problem = "the duration must be from 900 to 43200 seconds"
-    if problem:
-        raise CredentialsError(f"{source}: {problem}") if source else ValueError(problem)
-    parameters = {"RoleArn": role_arn, "RoleSessionName": session_name, "DurationSeconds": duration, **more}
+    session_name = session_name or f"bedrock_token-{int(now)}"
+    if not 20 <= len(role) <= 2048 or not role.isprintable():
+        raise ValueError("role_arn is not the ARN of a role (arn:aws:iam::123456789012:role/NAME)")
+    if not re.fullmatch(r"[\w+=,.@-]{2,64}", session_name, re.ASCII):
+        raise ValueError("the role session name must be 2 to 64 letters, digits or _+=,.@-")
+    if duration and not (re.fullmatch(r"\d{3,5}", duration, re.ASCII) and 900 <= int(duration) <= 43200):
+        raise ValueError("the duration must be from 900 to 43200 seconds")
+    parameters = {"RoleArn": role, "RoleSessionName": session_name, "DurationSeconds": duration, **more}
     return {name: value for name, value in parameters.items() if value}
 
 
+def _role_cache_path(settings: _Settings, parameters: dict[str, str], profile: _Profile) -> str:
+    """The file in which the AWS CLI keeps this role, named by a hash of what it asks STS with."""
+    import json
+
+    arguments: dict[str, Any] = {**parameters, "SerialNumber": profile["mfa_serial"]}
+    if not profile["role_session_name"]:
+        del arguments["RoleSessionName"]
+    if "DurationSeconds" in arguments:
+        arguments["DurationSeconds"] = int(arguments["DurationSeconds"])
+    text = json.dumps(arguments, sort_keys=True).encode("utf-8")
+    name = hashlib.sha1(text, usedforsecurity=False).hexdigest()
+    return os.path.join(settings.path("~/.aws/cli/cache"), f"{name}.json")
+
+
+def _cached_role(settings: _Settings, path: str) -> Credentials | None:
+    """What is in such a file, if it is good now."""
+    try:
+        return _from_document(settings, (_read_cache(path) or {}).get("Credentials"))
+    except (CredentialsError, ValueError):
+        return None
+
+
+def _cache_role(path: str, credentials: Credentials) -> None:
+    fields = dict(zip(_KEYS, credentials._values()))
+    fields["Expiration"] = credentials.expiration and _rfc3339(credentials.expiration)
+    document = {"Credentials": fields}
+    try:
+        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        _replace_cache(path, document, lambda same: same)
+    except (OSError, CredentialsError):
+        pass  # a read-only home, say: the code will be asked for again
+
+
+def _code_of(settings: _Settings, mfa_serial: str) -> str:
+    if settings.mfa_code is None:
+        hint = "pass mfa_code, as in credentials=lambda: load_credentials(mfa_code=...)"
+        raise CredentialsError(f"the role asks for a code of the MFA device {mfa_serial}", hint)
+    code = str(settings.mfa_code(mfa_serial)).strip()
+    if not (code.isascii() and code.isdigit() and len(code) == 6):
+        raise CredentialsError(f"a code of the MFA device {mfa_serial} must be six digits")
+    return code
+
+
 def _assume_role(
-    config: _Config, source: str, parameters: dict[str, str], signer: Credentials, mfa_serial: str
+    settings: _Settings, parameters: dict[str, str], signer: Credentials, mfa_serial: str, cache: str = ""
 ) -> Credentials:
-    """https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html"""
-    if mfa_serial:
-        if config.mfa_code is None:
-            raise CredentialsError(f"{source}: the role asks for a code of the MFA device {mfa_serial}; pass mfa_code")
-        code = str(config.mfa_code(mfa_serial)).strip()
-        if not (code.isascii() and code.isdigit() and len(code) == 6):
-            raise CredentialsError(f"{source}: the code of the MFA device {mfa_serial} must be six digits")
-        parameters = {**parameters, "SerialNumber": mfa_serial, "TokenCode": code}
-    return _sts(config, source, {"Action": "AssumeRole", **parameters}, signer)
+    """A role, with a code of its MFA device if it has one; `cache` is the AWS CLI's file for it, if any.
+
+    https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html
+    """
+    source = f"role {parameters['RoleArn']}, through {signer.source or 'code'}"
+    parameters = {"Action": "AssumeRole", **parameters}
+    assumed = _cached_role(settings, cache) if cache else None
+    if assumed is None or _seconds_left(settings, assumed.expiration) < 15 * 60:
+        try:
+            if mfa_serial:
+                parameters.update(SerialNumber=mfa_serial, TokenCode=_code_of(settings, mfa_serial))
+        except CredentialsError:
+            if assumed is None:  # else its last minutes are better than nothing
+                raise
+        else:
+            assumed = _sts(settings, parameters, signer)
+            if cache:
+                _cache_role(cache, assumed)
+    return _named(assumed, source)
 
 
-def _web_identity(
-    config: _Config, source: str, token_file: str, role_arn: str, session_name: str, duration: str = ""
-) -> Credentials | None:
-    """https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRoleWithWebIdentity.html, an unsigned call."""
+def _web_identity(settings: _Settings, values: dict[str, str], duration: str = "") -> Credentials | None:
+    """An unsigned call. `values` are token file, role and session name, in this order, by their names.
+
+    https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRoleWithWebIdentity.html
+    """
+    (_, token_file), (role_name, role_arn), (_, session_name) = values.items()
     if not token_file:
         return None
     if not role_arn:
-        name = "AWS_ROLE_ARN" if source.startswith("environment") else "role_arn"
-        raise CredentialsError(f"{source}: a web identity token file is configured, but {name} is not")
-    source = f"{source[:-1]}, role {role_arn})"
-    parameters = _role_parameters(source, role_arn, session_name, duration)
-    path = config.path(token_file)
-    token = (_read_file(path, source) or "").strip()  # at every call: the file is rewritten before the token ends
+        raise CredentialsError(f"a web identity token file is configured, but {role_name} is not")
+    parameters = _role_parameters(role_arn, session_name, duration, settings.clock())
+    path = settings.path(token_file)
+    token = (_read_file(path) or "").strip()  # at every call: the file is rewritten before the token ends
     if not token:
-        raise CredentialsError(f"{source}: the web identity token file {path} is missing or empty")
+        raise CredentialsError(f"the web identity token file {path} is missing or empty")
     parameters = {"Action": "AssumeRoleWithWebIdentity", "WebIdentityToken": token, **parameters}
-    return _sts(config, source, parameters, None)
+    return _named(_sts(settings, parameters), f"role {role_arn}")
 
 
-def _from_web_identity_environment(config: _Config, profile: str) -> Credentials | None:
+def _from_environment_identity(settings: _Settings, _: _Profile) -> Credentials | None:
     names = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN", "AWS_ROLE_SESSION_NAME")
-    token_file, role_arn, session_name = map(config.variable, names)
-    token_file = "" if config.explicit else token_file
-    return _web_identity(config, "environment (web identity)", token_file, role_arn, session_name)
+    return _web_identity(settings, {name: settings.variable(name) for name in names})
 
 
-def _from_web_identity_profile(config: _Config, profile: str) -> Credentials | None:
-    names = ("web_identity_token_file", "role_arn", "role_session_name", "duration_seconds")
-    token_file, role_arn, session_name, duration = (config.value(name, profile) for name in names)
-    source = f"profile {profile} (web identity)"
-    return _web_identity(config, source, token_file, role_arn, session_name, duration)
+def _from_profile_identity(settings: _Settings, profile: _Profile) -> Credentials | None:
+    names = ("web_identity_token_file", "role_arn", "role_session_name")
+    return _web_identity(settings, {name: profile[name] for name in names}, profile["duration_seconds"])
 
 
 def _is_container_host(host: str) -> bool:
-    """Whether credentials may be asked for without TLS there. Other spellings of an address are as good as a name."""
-    from ipaddress import ip_address, ip_network
+    """Whether credentials may be asked for without TLS there. Other spellings of an address are refused."""
+    from ipaddress import ip_address
 
     try:
-        ip = ip_address(host)
-        # str(ip) == host: before Python 3.9.5 0177.0.0.1 passed for an address.
-        return host in _CONTAINER_HOSTS or (str(ip) == host and ip in ip_network("127.0.0.0/8"))
+        # Before Python 3.9.5 127.0.0.010 passed for 127.0.0.10.
+        return host in _CONTAINER_HOSTS or (host.startswith("127.") and str(ip_address(host)) == host)
     except ValueError:
-        return host in _CONTAINER_HOSTS
+        return False
 
 
-def _from_container(config: _Config, profile: str) -> Credentials | None:
-    """ECS, EKS Pod Identity, Lambda SnapStart, CloudShell.
-
-    The address gets an authorization token, so it must be https or one of AWS's own.
-    https://docs.aws.amazon.com/sdkref/latest/guide/feature-container-credentials.html
-    """
-    from urllib.parse import urlsplit
-
-    source = "container"
-    relative = config.variable("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
-    url = f"http://169.254.170.2{relative}" if relative else config.variable("AWS_CONTAINER_CREDENTIALS_FULL_URI")
-    if not url:
+def _from_container(settings: _Settings, _: _Profile) -> Credentials | None:
+    """ECS, EKS Pod Identity, Lambda SnapStart, CloudShell. The address is checked: it gets a token."""
+    relative = settings.variable("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
+    full = settings.variable("AWS_CONTAINER_CREDENTIALS_FULL_URI")
+    if not relative and not full:
         return None
-    if not _is_http_address(url.partition("?")[0]) or "#" in url or not _is_plain(url) or relative[:1] not in ("", "/"):
-        raise CredentialsError(f"{source}: the URI of the container's credentials is not an address")
-    host = urlsplit(url).hostname or ""
-    if not url.lower().startswith("https:") and not _is_container_host(host):
-        where = "https, or http to 127.0.0.0/8 or to " + ", ".join(_CONTAINER_HOSTS)
-        raise CredentialsError(f"{source}: AWS_CONTAINER_CREDENTIALS_FULL_URI must be {where}, not to {host}")
-    token = config.environ.get("AWS_CONTAINER_AUTHORIZATION_TOKEN") or ""
-    token_file = config.variable("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")
+    name = f"AWS_CONTAINER_CREDENTIALS_{'RELATIVE' if relative else 'FULL'}_URI"
+    try:
+        url = _Url(f"http://169.254.170.2{relative}" if relative else full)
+    except ValueError as error:
+        raise CredentialsError(f"{name} is {error}") from None
+    if url.scheme == "http" and not _is_container_host(url.host) or relative[:1] not in ("", "/"):
+        where = ", ".join(_CONTAINER_HOSTS)
+        raise CredentialsError(f"{name} must be https, or http to 127.0.0.0/8, {where}, not to {url.host}")
+
+    token = settings.variable("AWS_CONTAINER_AUTHORIZATION_TOKEN")
+    token_file = settings.variable("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")
     if token_file:
-        token = _read_file(config.path(token_file), source) or ""  # at every call: it is rewritten
-        if not token.strip():
-            raise CredentialsError(f"{source}: the authorization token file {token_file} is missing or empty")
-    token = token.strip()
+        token = (_read_file(settings.path(token_file)) or "").strip()  # at every call: it is rewritten
+        if not token:
+            raise CredentialsError(f"the authorization token file {token_file} is missing or empty")
     if not (token.isascii() and token.isprintable()):
-        raise CredentialsError(f"{source}: the authorization token has characters that no header can have")
-    headers = [("Accept", "application/json"), ("Authorization", token)][:2 if token else 1]
-    answer = _ask(config, source, "GET", url, headers=headers, secrets=[token], timeout=5.0, proxied=False)
-    return _credentials_from(config, _json_object(answer, source), source)
+        raise CredentialsError("the authorization token has characters that no header can have")
+
+    headers = [("Accept", "application/json")]
+    if token:
+        headers.append(("Authorization", token))
+    answer = _send(settings, "GET", str(url), headers=headers, timeout=5.0, proxied=False, awaited=True)
+    return _from_document(settings, _json_object(_content_of(answer, [token])))
 
 
-def _metadata(config: _Config) -> Callable[[str], tuple[int, str]] | None:
-    """A function that reads a path of this instance's metadata, after asking for its token; None if nobody is there.
+class _Metadata:
+    """The metadata service of an EC2 instance, version 2, which is read with a token of its own."""
 
-    https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/configuring-instance-metadata-service.html, version 2.
-    """
-    source = _INSTANCE_METADATA
-    mode = (config.setting("ec2_metadata_service_endpoint_mode") or "IPv4").lower()
-    if mode not in ("ipv4", "ipv6"):
-        raise CredentialsError(f"{source}: AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE must be IPv4 or IPv6")
-    default = "http://169.254.169.254" if mode == "ipv4" else "http://[fd00:ec2::254]"
-    base = (config.setting("ec2_metadata_service_endpoint") or default).rstrip("/")
-    if not _is_http_address(base):
-        raise CredentialsError(f"{source}: AWS_EC2_METADATA_SERVICE_ENDPOINT is not an http address")
-    try:
-        timeout = float(config.setting("metadata_service_timeout") or 1)
-        timeout *= int(config.setting("metadata_service_num_attempts") or 1)
-    except (ValueError, OverflowError):
-        timeout = 0.0
-    if not 0 < timeout <= 3600:
-        raise CredentialsError(f"{source}: AWS_METADATA_SERVICE_TIMEOUT and _NUM_ATTEMPTS must be numbers above 0")
+    def __init__(self, settings: _Settings, profile: _Profile) -> None:
+        def setting(name: str) -> str:
+            return settings.variable(f"AWS_{name.upper()}") or profile.get(name)
 
-    def ask(method: str, path: str, name: str, value: str) -> tuple[int, str]:
-        url = f"{base}/latest/{path}"
-        response, body = _send(config, method, url, headers=[(name, value)], timeout=timeout, proxied=False)
-        return response.status, body.decode("utf-8", "replace").strip()
-
-    def read(path: str) -> tuple[int, str]:
+        mode = (setting("ec2_metadata_service_endpoint_mode") or "IPv4").lower()
+        if mode not in ("ipv4", "ipv6"):
+            raise CredentialsError("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE must be IPv4 or IPv6")
+        default = "http://169.254.169.254" if mode == "ipv4" else "http://[fd00:ec2::254]"
         try:
-            return ask("GET", f"meta-data/{path}", "x-aws-ec2-metadata-token", token)
+            self._base = str(_Url(setting("ec2_metadata_service_endpoint") or default)).rstrip("/")
+        except ValueError as error:
+            raise CredentialsError(f"AWS_EC2_METADATA_SERVICE_ENDPOINT is {error}") from None
+        try:
+            timeout = float(setting("metadata_service_timeout") or 1)
+            timeout *= int(setting("metadata_service_num_attempts") or 1)
+        except (ValueError, OverflowError):
+            timeout = 0.0
+        if not 0 < timeout <= 3600:
+            raise CredentialsError("AWS_METADATA_SERVICE_TIMEOUT and _NUM_ATTEMPTS must be numbers above 0")
+        self._settings, self._timeout, self._token = settings, timeout, ""
+
+    def _ask(self, method: str, path: str, *headers: tuple[str, str]) -> tuple[int, str]:
+        url = f"{self._base}/latest/{path}"
+        answer = _send(self._settings, method, url, headers=headers, timeout=self._timeout, proxied=False)
+        return answer.status, answer.content.decode("utf-8", "replace").strip()
+
+    def read(self, path: str) -> tuple[int, str]:
+        """Status and text of the answer."""
+        return self._ask("GET", f"meta-data/{path}", ("x-aws-ec2-metadata-token", self._token))
+
+    def is_there(self) -> bool:
+        """Whether it gives us a token. CredentialsError if somebody is there and does something else."""
+        seconds = ("x-aws-ec2-metadata-token-ttl-seconds", "21600")
+        try:
+            status, self._token = self._ask("PUT", "api/token", seconds)
         except _NoAnswer as error:
-            raise CredentialsError(f"{source}: {error}") from error
+            if error.timed_out and error.sent and self._refuses_without_token():
+                hint = "in a container, the instance's metadata hop limit must be 2 or more"
+                raise CredentialsError("it answers, but not when asked for a token", hint) from error
+            self._settings.found = "no answer"
+            return False
+        if status in (403, 404, 405):  # what other clouds say, and a service that is switched off
+            self._settings.found = f"none here (HTTP {status})"
+            return False
+        if status != 200 or not _is_plain(self._token):
+            raise CredentialsError(f"asked for a token, it answers HTTP {status} and none")
+        return True
 
-    try:
-        status, token = ask("PUT", "api/token", "x-aws-ec2-metadata-token-ttl-seconds", "21600")
-    except _NoAnswer:
+    def _refuses_without_token(self) -> bool:
+        try:
+            return self._ask("GET", "meta-data/")[0] == 401
+        except _NoAnswer:
+            return False
+
+
+def _from_instance_metadata(settings: _Settings, profile: _Profile) -> Credentials | None:
+    if settings.variable("AWS_EC2_METADATA_DISABLED").lower() == "true":
+        settings.found = "disabled by AWS_EC2_METADATA_DISABLED"
         return None
-    if status != 200 or not _is_plain(token):
-        if status in _NO_METADATA:
-            return None
-        raise CredentialsError(f"{source}: a request for a token was answered with HTTP {status} and no token")
-    return read
-
-
-def _from_instance_metadata(config: _Config, profile: str) -> Credentials | None:
-    """The role of the EC2 instance, https://docs.aws.amazon.com/sdkref/latest/guide/feature-imds-credentials.html"""
-    source = _INSTANCE_METADATA
-    read = None if config.variable("AWS_EC2_METADATA_DISABLED").lower() == "true" else _metadata(config)
-    status, role = read("iam/security-credentials/") if read else (404, "")
-    if read is None or status == 404:  # 404: an instance without a role
+    metadata = _Metadata(settings, profile)
+    if not metadata.is_there():
         return None
-    role = role.partition("\n")[0]
-    if status != 200 or not _is_plain(role) or not set("/?#<").isdisjoint(role):
-        raise CredentialsError(f"{source}: the request for the role's name was answered with HTTP {status} and no name")
-    status, text = read(f"iam/security-credentials/{role}")
+    status, names = metadata.read("iam/security-credentials/")
+    if status == 404:
+        settings.found = "the instance has no role"
+        return None
+    role = names.partition("\n")[0]
+    if status != 200 or not _is_plain(role) or not set("/?#<").isdisjoint(role) or len(role) > 64:
+        raise CredentialsError(f"asked for the role's name, it answers HTTP {status} and none")
+    status, text = metadata.read(f"iam/security-credentials/{role}")
     if status != 200:
-        raise CredentialsError(f"{source}: the request for the credentials of {role} was answered with HTTP {status}")
-    document = _json_object(text, source)
+        raise CredentialsError(f"asked for the credentials of {role}, it answers HTTP {status}")
+    document = _json_object(text)
     if document.get("Code", "Success") != "Success":
-        raise CredentialsError(f"{source}: the service itself says that it has no credentials of {role}")
-    return _credentials_from(config, document, source)
+        raise CredentialsError(f"it says itself that it has no credentials of {role}")
+    return _from_document(settings, document)
 
 
-_PROFILE_SOURCES = (_from_web_identity_profile, _from_sso, _from_static_keys, _from_login_session, _from_process)
-_CREDENTIAL_SOURCES: dict[str, Callable[[_Config], Credentials | None]] = {
-    "environment": _environment_keys,
-    "ec2instancemetadata": lambda config: _from_instance_metadata(config, ""),
-    "ecscontainer": lambda config: _from_container(config, ""),
-}
-
-
-def _from_role(config: _Config, profile: str, walked: tuple[str, ...] = ()) -> Credentials | None:
-    """A profile with role_arn, https://docs.aws.amazon.com/sdkref/latest/guide/feature-assume-role-credentials.html
-
-    `walked` are the profiles on the way here, each of which names the next as its source.
-    """
-    names = ("role_arn", "source_profile", "credential_source", "role_session_name", "duration_seconds", "external_id")
-    role_arn, base, origin, session_name, duration, external_id = (config.value(name, profile) for name in names)
-    if not role_arn or config.value("web_identity_token_file", profile):
+def _from_role(settings: _Settings, profile: _Profile) -> Credentials | None:
+    role_arn, base, origin = profile["role_arn"], profile["source_profile"], profile["credential_source"]
+    if not role_arn or profile["web_identity_token_file"]:
         return None
-    way = f"profile {' -> '.join((*walked, profile))}"
     if bool(base) == bool(origin):
-        which = "both are there" if base else "neither is there"
-        raise CredentialsError(f"{way}: a role needs one of source_profile and credential_source, {which}")
+        count = "both" if base else "none"
+        raise CredentialsError(f"a role needs one of source_profile and credential_source, and has {count}")
+
+    # 1. Who signs. Its static keys, if it has some, end the walk from profile to profile.
+    source = profile.source(base or settings.profile.name)
     if base:
-        signer = _source_profile(config, base, (*walked, profile))
-    elif origin.lower() in _CREDENTIAL_SOURCES:
-        signer = _CREDENTIAL_SOURCES[origin.lower()](config)
+        way = " -> ".join((*source.walked, base))
+        if not source.is_there():
+            raise CredentialsError(f"the last of {way} is in neither {source.files}")
+        static = source["aws_access_key_id"] or source["aws_secret_access_key"]
+        if base in source.walked and not (static and base == profile.name):
+            raise CredentialsError(f"{way}: this goes in a circle")
+        rows = [row for row in _SOURCES if row[0] == "profile" or not static and row[0].startswith("profile")]
     else:
-        raise CredentialsError(f"{way}: credential_source must be Environment, Ec2InstanceMetadata or EcsContainer")
+        known = ("Environment", "EcsContainer", "Ec2InstanceMetadata")
+        kinds = dict(zip(map(str.lower, known), ("environment", "container", "instance metadata")))
+        rows = [row for row in _SOURCES if row[0] == kinds.get(origin.lower())]
+        if not rows:
+            raise CredentialsError(f"credential_source must be one of {', '.join(known)}")
+    signer = _first_of(settings, source, rows)
     if signer is None:
-        whence = f"source_profile {base}" if base else f"credential_source {origin}"
-        raise CredentialsError(f"{way}: {whence} gives no credentials")
-    source = f"profile {profile} (role {role_arn}, through {signer.source})"
-    parameters = _role_parameters(source, role_arn, session_name, duration, ExternalId=external_id)
-    return _assume_role(config, source, parameters, signer, config.value("mfa_serial", profile))
+        kind = "source_profile" if base else "credential_source"
+        raise CredentialsError(f"{kind} {base or origin} gives no credentials")
+
+    # 2. What is asked for.
+    names = ("role_session_name", "duration_seconds", "external_id", "mfa_serial")
+    session_name, duration, external_id, mfa_serial = map(profile.get, names)
+    parameters = _role_parameters(role_arn, session_name, duration, settings.clock(), ExternalId=external_id)
+    cache = _role_cache_path(settings, parameters, profile) if mfa_serial else ""
+    return _assume_role(settings, parameters, signer, mfa_serial, cache)
 
 
-def _source_profile(config: _Config, profile: str, walked: tuple[str, ...]) -> Credentials | None:
-    """The credentials of a profile that another names as its source. Its static keys, if it has some, end the walk."""
-    way = f"profile {' -> '.join((*walked, profile))}"
-    if config.section("profile", profile) is None:
-        raise CredentialsError(f"{way}: the last of these is in neither {' nor '.join(config.files)}")
-    static = any(config.value(name, profile) for name in ("aws_access_key_id", "aws_secret_access_key"))
-    if profile in walked and not (static and profile == walked[-1]):
-        raise CredentialsError(f"{way}: this goes in a circle")
-    credentials = None if static else _from_role(config, profile, walked)
-    return credentials or next(filter(None, (source(config, profile) for source in _PROFILE_SOURCES)), None)
-
-
-# --------------------------------------------------------------------------------------- the chain
-
-_SOURCES = (
-    _from_environment, _from_role, _from_web_identity_environment, *_PROFILE_SOURCES, _from_container,
-    _from_instance_metadata,
+# What it is called; what configures it; its function. README's table is held against this one. A role goes
+# through it again for the profile that it names as its source: these two need each other.
+_SOURCES: tuple[Source, ...] = (
+    ("environment", "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY", _from_environment),
+    ("profile (role)", "role_arn", _from_role),
+    ("environment (web identity)", "AWS_WEB_IDENTITY_TOKEN_FILE, AWS_ROLE_ARN", _from_environment_identity),
+    ("profile (web identity)", "web_identity_token_file", _from_profile_identity),
+    ("profile (sso)", "sso_account_id, sso_role_name", _from_sso),
+    ("profile", "aws_access_key_id, aws_secret_access_key", _from_static_keys),
+    ("profile (login)", "login_session", _from_login_session),
+    ("profile (credential_process)", "credential_process", _from_process),
+    ("container", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI, AWS_CONTAINER_CREDENTIALS_FULL_URI",
+     _from_container),
+    ("instance metadata", "a role of the EC2 instance", _from_instance_metadata),
 )
 
 
-def _load_credentials(config: _Config) -> Credentials:
-    for source in _SOURCES:
-        credentials = source(config, config.profile)
-        if credentials is not None:
-            return credentials
-    skipped = " (skipped, since a profile is named)" if config.explicit else ""
-    metadata = "disabled" if config.variable("AWS_EC2_METADATA_DISABLED").lower() == "true" else "no role there"
+# ----------------------------------------------------------------------------------- the chain
+
+
+def _load_credentials(settings: _Settings) -> Credentials:
+    credentials = _first_of(settings, settings.profile, _SOURCES)
+    if credentials is not None:
+        return credentials
+
+    files = (settings.files.config, settings.files.credentials)
+    missing = f"no such file: {', '.join(files)}" if not any(map(os.path.exists, files)) else "not set"
     raise NoCredentialsError(
-        "no AWS credentials found. Looked, in this order, in:"
-        f" environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY){skipped};"
-        f" profile {config.profile} in {' and '.join(config.files)} (role);"
-        f" web identity (AWS_WEB_IDENTITY_TOKEN_FILE, AWS_ROLE_ARN){skipped};"
-        f" profile {config.profile} (web identity, sso, static keys, login, credential_process);"
-        " container (AWS_CONTAINER_CREDENTIALS_RELATIVE_URI, AWS_CONTAINER_CREDENTIALS_FULL_URI);"
-        f" {_INSTANCE_METADATA} ({metadata})."
-        " Set one of these up, for example with: aws configure sso, aws login, or aws configure"
+        "no AWS credentials found",
+        "run aws configure sso, aws login or aws configure, or set AWS_ACCESS_KEY_ID and"
+        " AWS_SECRET_ACCESS_KEY. Looked, in this order, in:",
+        [p.replace("not set", missing) if p.startswith("profile") else p for p in settings.looked],
     )
 
 
-def _load_region(config: _Config, credentials: Credentials | None) -> str:
-    """The configured region; the instance's own if the credentials came from there."""
-    region = config.region()
-    if region is None and credentials is not None and credentials.source == _INSTANCE_METADATA:
-        read = _metadata(config)
-        status, text = read("placement/region") if read else (0, "")
+def _no_region(settings: _Settings) -> NoRegionError:
+    return NoRegionError(
+        f"no region is configured in {', '.join(_REGION_VARIABLES)} or profile {settings.profile.name}, and"
+        " there is no default: a token works only in the region it is made for",
+        "set AWS_REGION or pass a region (--region), for example us-east-1",
+    )
+
+
+def _find(settings: _Settings, given: Any = None) -> tuple[Credentials, str]:
+    """What to sign with, and for: the credentials given, or the chain's; the region, or their instance's."""
+    credentials = _load_credentials(settings) if given is None else _snapshot(given)
+    region = settings.region()
+    if region is None and given is None and credentials.source == _SOURCES[-1][0]:
+        metadata = _Metadata(settings, settings.profile)
+        status, text = metadata.read("placement/region") if metadata.is_there() else (0, "")
         try:
-            region = _region(text) if status == 200 else None
+            region = _region_name(text) if status == 200 else None
         except ValueError as error:
-            raise NoRegionError(f"{_INSTANCE_METADATA}: {error}") from None
+            raise NoRegionError(f"instance metadata: {error}") from None
     if region is None:
-        raise NoRegionError(
-            f"no region is configured. Looked in {', '.join(_REGION_VARIABLES)} and profile {config.profile}. There is"
-            " no default: a token works only in the region it is made for. Set AWS_REGION or pass a region (--region),"
-            " for example us-east-1"
-        )
-    return region
+        raise _no_region(settings)
+    return credentials, region
 
 
 def load_credentials(
@@ -1468,114 +2026,201 @@ def load_credentials(
 ) -> Credentials:
     """The credentials the AWS CLI and boto3 would use; `.source` says where they came from.
 
-    `profile` named here switches the environment's credentials off, as --profile does. `environ` stands in for
-    os.environ. `mfa_code(serial)` is asked for the six digits when a role's profile names an MFA device. Raises
-    NoCredentialsError if nothing is configured, CredentialsError if something is and does not work.
+    `profile` switches the environment's credentials off, as --profile does; `environ` replaces os.environ;
+    `mfa_code(serial)` returns the six digits of an MFA device that a role needs. Raises NoCredentialsError
+    if nothing is configured, CredentialsError if something is and does not work.
     https://docs.aws.amazon.com/sdkref/latest/guide/standardized-credentials.html
     """
-    return _load_credentials(_Config(environ, profile, mfa_code=mfa_code))
+    return _load_credentials(_Settings(environ, profile, mfa_code=mfa_code))
 
 
 def load_region(profile: str | None = None, *, environ: Mapping[str, str] | None = None) -> str:
-    """The region: AWS_REGION, AWS_DEFAULT_REGION, the profile's, or the EC2 instance's if its credentials are used.
+    """AWS_REGION, AWS_DEFAULT_REGION, the profile's region, or the EC2 instance's if it gives credentials.
 
     Raises NoRegionError if there is none or it cannot be one, CredentialsError if a file is broken.
     """
-    config = _Config(environ, profile)
-    try:
-        # Only the last of these places needs to know where credentials come from.
-        return _load_region(config, None if config.region() else _load_credentials(config))
+    settings = _Settings(environ, profile)
+    region = settings.region()
+    try:  # only the last of these places needs to know where credentials come from
+        return region or _find(settings)[1]
     except (NoCredentialsError, CredentialsError):
-        return _load_region(config, None)
+        raise _no_region(settings) from None
+
+
+class _AssumedRole:
+    """What assume_role() returns: a source of credentials, which pickles."""
+
+    def __init__(
+        self, parameters: dict[str, str], credentials: Any, mfa_serial: str,
+        mfa_code: Callable[[str], str] | None, region: str | None, environ: Mapping[str, str] | None,
+    ) -> None:
+        self._given = (parameters, credentials, mfa_serial, mfa_code, region, environ)
+
+    def __call__(self) -> Credentials:
+        parameters, credentials, mfa_serial, mfa_code, region, environ = self._given
+        settings = _Settings(environ, region=region, mfa_code=mfa_code)
+        signer = _load_credentials(settings) if credentials is None else _snapshot(credentials)
+        try:
+            return _assume_role(settings, parameters, signer, mfa_serial)
+        except CredentialsError as error:
+            raise CredentialsError(f"role {parameters['RoleArn']}: {error.message}", error.hint) from error
 
 
 def assume_role(
-    role_arn: str, *, credentials: Any = None, session_name: str | None = None, external_id: str | None = None,
-    duration: int | timedelta = 3600, policy: str | None = None, mfa_serial: str | None = None,
-    mfa_code: Callable[[str], str] | None = None, region: str | None = None, environ: Mapping[str, str] | None = None,
+    role_arn: str, *, credentials: Any = None, session_name: str | None = None,
+    external_id: str | None = None, duration: int | timedelta = 3600, policy: str | None = None,
+    mfa_serial: str | None = None, mfa_code: Callable[[str], str] | None = None,
+    region: str | None = None, environ: Mapping[str, str] | None = None,
 ) -> Callable[[], Credentials]:
-    """A role as a source of credentials, for `get_token(credentials=...)` and `TokenProvider(credentials=...)`.
+    """A role as a source of credentials, for the `credentials` of get_token, TokenProvider and assume_role.
 
-    The source asks STS each time it is called, with `credentials` (of any kind get_token takes, another assume_role
-    among them; None for the default chain). `duration` is in seconds, 900 to 43200; `policy` is a session policy in
-    JSON; `region` is the STS region. Raises ValueError for what STS would refuse, and the source CredentialsError.
+    It asks STS at each call, with `credentials` of any kind get_token takes. `duration`: 900 to 43200 seconds
+    or a timedelta; `policy`: a session policy in JSON; `region`: that of STS. Raises ValueError for what STS
+    would refuse, and the source CredentialsError. It pickles if its arguments do.
     https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html
     """
     seconds = str(_whole_seconds(duration, 900, 43200, "duration"))
     more = {"ExternalId": external_id or "", "Policy": policy or ""}
-    parameters = _role_parameters("", role_arn, session_name or "", seconds, **more)
-
-    def assumed() -> Credentials:
-        config = _Config(environ, region=region, mfa_code=mfa_code)
-        signer = _load_credentials(config) if credentials is None else _frozen(credentials)
-        source = f"role {role_arn}, through {signer.source or 'code'}"
-        return _assume_role(config, source, parameters, signer, mfa_serial or "")
-
-    return assumed
+    parameters = _role_parameters(role_arn, session_name or "", seconds, time.time(), **more)
+    return _AssumedRole(parameters, credentials, mfa_serial or "", mfa_code, region, environ)
 
 
 def get_token(
     credentials: Any = None, region: str | None = None, expires_in: int | timedelta = _TOKEN_LIFETIME, *,
-    profile: str | None = None, environ: Mapping[str, str] | None = None, now: datetime | None = None,
+    service: str = "bedrock", profile: str | None = None, environ: Mapping[str, str] | None = None,
+    now: datetime | None = None,
 ) -> Token:
-    """A short-term Bedrock API key.
+    """A short-term Bedrock API key, or for "aws-external-anthropic" one of Claude Platform on AWS.
 
-    `credentials`: Credentials, an object with botocore's attributes, a callable that returns either, or None for the
-    chain of load_credentials. `region`: None for load_region's. `expires_in`: whole seconds or a timedelta, 1 second to
-    12 hours. `now`: an aware datetime, None for the clock. With `credentials` and `region` given nothing else is looked
-    at: no files, no environment, no network. Raises ValueError or TypeError for unusable arguments, NoCredentialsError,
+    `credentials`: Credentials, an object with botocore's attributes, a callable that returns either, or None
+    for load_credentials'; `region`: None for load_region's. If both are given, no file, environment variable
+    or network is looked at. `expires_in`: whole seconds or a timedelta, 1 second to 12 hours; `now`: an aware
+    datetime, None for the clock. Raises ValueError or TypeError for these, NoCredentialsError,
     CredentialsError, NoRegionError. https://docs.aws.amazon.com/bedrock/latest/userguide/api-keys-how.html
     """
     lifetime = _whole_seconds(expires_in, 1, _TOKEN_LIFETIME, "expires_in")
     moment = datetime.now(timezone.utc) if now is None else _in_utc(now, "now")
+    service = _service_name(service)
     if credentials is not None and region is not None:
-        return _mint(_frozen(credentials), _region(region), lifetime, moment)
-    config = _Config(environ, profile, region, clock=moment.timestamp)
-    found = _load_credentials(config) if credentials is None else _frozen(credentials)
-    return _mint(found, _load_region(config, found if credentials is None else None), lifetime, moment)
+        return _mint(_snapshot(credentials), _region_name(region), lifetime, moment, service)
+    settings = _Settings(environ, profile, region, clock=moment.timestamp)
+    return _mint(*_find(settings, credentials), lifetime, moment, service)
 
 
 def provide_token(
     region: str | None = None, aws_credentials_provider: Any = None, expiry: timedelta = timedelta(hours=12)
 ) -> Token:
-    """get_token with the signature of AWS's aws-bedrock-token-generator; the provider is anything with .load()."""
-    return get_token(aws_credentials_provider and aws_credentials_provider.load, region, expiry)
+    """get_token with the signature of AWS's aws-bedrock-token-generator; the provider has a load() method."""
+    load = getattr(aws_credentials_provider, "load", None)
+    if aws_credentials_provider is not None and not callable(load):
+        raise TypeError("aws_credentials_provider must be an object with a load() method")
+    return get_token(load, region, expiry)
 
 
-# ----------------------------------------------------------------------------------- TokenProvider
+# -------------------------------------------------------------------------------- TokenProvider
 
-_MARGIN = 15 * 60.0  # seconds before its end, or a fifth of its life if that is less: renew, others go on with it
-_LAST_MOMENT = 10.0  # seconds before its end: do not hand it out any more
-_RETRY_AFTER = 30.0  # seconds, after a renewal that failed while the token was still good
-_LOOK_AGAIN_AFTER = 300.0  # seconds, for credentials that do not say when they end
+# Seconds.
+_MARGIN = 15 * 60.0  # before its end, or a fifth of its life if that is less: one renews it, others go on
+_LAST_MOMENT = 10.0  # before its end: it is not handed out any more
+_RETRY_AFTER = 30.0  # after a renewal that failed while the token was still good
+_LOOK_AGAIN_AFTER = 300.0  # for credentials that do not say when they end
+
+
+class _Held:
+    """A token in hand, and how long it is good; replaced as a whole, so that it is read without a lock."""
+
+    def __init__(self, token: Token, credentials: Credentials, minted: float, rotates: bool) -> None:
+        self.token = token
+        self.credentials = credentials
+        self.minted = minted
+        self.looked_up = minted  # the one thing here that changes
+        self.rotates = rotates  # its credentials may be replaced at any time, and do not say when
+        self._end = token.expiration.timestamp()
+        self._monotonic_end = time.monotonic() + self._end - minted
+        self._margin = min(_MARGIN, (self._end - minted) / 5)
+
+    def _left(self, now: float) -> float:
+        """The monotonic clock stands still while a machine is suspended; the wall clock can be set back."""
+        return min(self._end - now, self._monotonic_end - time.monotonic())
+
+    def is_good(self, now: float) -> bool:
+        return self._left(now) >= min(self._margin, _LAST_MOMENT)
+
+    def is_due(self, now: float) -> bool:
+        """Whether it is time to renew it, or to see whether its credentials have been replaced."""
+        too_old = self.rotates and now >= self.looked_up + _LOOK_AGAIN_AFTER
+        return self._left(now) < self._margin or too_old or now < self.minted
+
+
+class _Renewal:
+    """A renewal under way, which any number of callers wait for and one of them makes.
+
+    Its state changes in steps that no signal can divide: an exception raised by a signal's handler leaves it
+    either to be made by the next who asks, or made.
+    """
+
+    def __init__(self) -> None:
+        self.maker: dict[str, list[int]] = {}  # who comes first, by setdefault, which is such a step
+        self.outcome: list[Token | BaseException] = []  # one, once it is made
+        self.waiting: list[Callable[[], object]] = []
+
+    def publish(self, outcome: Token | BaseException | None) -> None:
+        """Let everybody have it, None if there is none; done again if it was interrupted itself."""
+        if not self.outcome:
+            self.outcome.append(outcome or BedrockTokenError("the look-up of credentials was interrupted"))
+        for wake in list(self.waiting):
+            wake()
+
+    def wait(self) -> None:
+        from queue import SimpleQueue
+
+        bell: SimpleQueue[None] = SimpleQueue()
+        self.waiting.append(lambda: bell.put(None))
+        if not self.outcome:  # or it was published before it could know of us
+            bell.get()
+
+    def result(self) -> Token:
+        """The token; or the error, of which each caller gets a copy, since raising it writes into it."""
+        import copy
+
+        error = self.outcome[0]
+        if not isinstance(error, BaseException):
+            return error
+        try:
+            twin = copy.copy(error)
+            twin.__cause__ = error.__cause__
+        except Exception:  # one that cannot be copied
+            twin = error
+        raise twin.with_traceback(error.__traceback__)
 
 
 class TokenProvider:
     """A callable that returns a token that is valid now: it reuses one token, and mints another in good time.
 
-    The arguments are get_token's; `clock` returns seconds since 1970. Where credentials do not say when they
-    end, they are looked up again every 5 minutes, so that rotated ones are noticed. While a renewal fails the
-    token is served as long as it is valid, then the source's error is raised, unchanged. Safe for any number
-    of threads and event loops, across fork, and can be pickled.
+    The arguments are get_token's; `clock` returns seconds since 1970. Credentials that do not say when they
+    end are looked up again every 5 minutes, since they may be rotated. While a renewal fails the token is
+    served as long as it is valid, then the source's error is raised. Safe for any number of threads and event
+    loops, across fork, and after Ctrl-C. A pickle holds the credentials it was given.
     """
 
     def __init__(
-        self, credentials: Any = None, region: str | None = None, expires_in: int | timedelta = _TOKEN_LIFETIME, *,
-        profile: str | None = None, environ: Mapping[str, str] | None = None, clock: Callable[[], float] = time.time,
+        self, credentials: Any = None, region: str | None = None,
+        expires_in: int | timedelta = _TOKEN_LIFETIME, *, service: str = "bedrock",
+        profile: str | None = None, environ: Mapping[str, str] | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        self._service = _service_name(service)
         self._credentials = credentials
-        self._region = None if region is None else _region(region)
+        self._region = None if region is None else _region_name(region)
         self._lifetime = _whole_seconds(expires_in, 1, _TOKEN_LIFETIME, "expires_in")
         self._profile = profile
         self._environ = environ
         self._clock = clock
-        # All that is known of the token in hand, replaced as a whole, so that it is read without a lock:
-        # token, credentials, when minted, end, margin, when to look for credentials again, end by time.monotonic.
-        self._held: tuple[Any, ...] | None = None
+        self._mfa_code: Callable[[str], str] | None = None
+        self._held: _Held | None = None
         self._failed_at = float("-inf")
-        # The renewal under way, by process id: after a fork the parent's is none of the child's business.
-        # dict.setdefault is atomic: there is one. The lock is never released, it is the claim to do the work.
-        self._renewals: dict[int, tuple[Future[Token], Any]] = {}
+        # By process id, since a fork takes no threads along, and by whether it is renew() that asks.
+        self._renewals: dict[tuple[int, bool], _Renewal] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_held": None, "_renewals": {}}
@@ -1585,179 +2230,213 @@ class TokenProvider:
         return self.token()
 
     def token(self) -> Token:
-        """A Token that is valid now. Raises what get_token raises, and what the credentials' source raises."""
-        started = self._start()
-        if isinstance(started, Token):
-            return started
-        future, claim = started
-        self._renew(future, claim, self._look_up)
-        return future.result()
+        """A Token that is valid now. Raises what get_token and the credentials' source raise."""
+        return self._at_once() or self._renewed(anew=False)
+
+    def renew(self) -> Token:
+        """A token minted now from credentials looked up now, for whoever was refused with the last one.
+
+        Callers at the same time share one look-up. Raises what token() raises, also while that one is valid.
+        """
+        return self._renewed(anew=True)
 
     async def async_token(self) -> Token:
-        """token() for asyncio. The look-up runs in the loop's executor; all tasks and threads share it."""
+        """token() for asyncio: the look-up runs in the loop's executor; all tasks and threads share it."""
+        token = self._at_once()
+        if token is not None:
+            return token
         import asyncio
 
-        started = self._start()
-        if isinstance(started, Token):
-            return started
-        future, claim = started
         loop, done = asyncio.get_running_loop(), asyncio.Event()
 
-        def refuse() -> NoReturn:
-            raise RuntimeError("the event loop's executor has been shut down")
-
-        def wake(_: object) -> None:
+        def wake() -> None:
             try:
                 loop.call_soon_threadsafe(done.set)
             except RuntimeError:  # a loop that has been closed meanwhile, with nobody left to wake
                 pass
 
+        renewal = self._renewals.setdefault((os.getpid(), False), _Renewal())
+        renewal.waiting.append(wake)
         try:
-            job = loop.run_in_executor(None, self._renew, future, claim, self._look_up)
-            job.add_done_callback(lambda _: self._renew(future, claim, refuse))  # if it was dropped
+            job = loop.run_in_executor(None, self._make, renewal)
+            job.add_done_callback(lambda _: self._make(renewal, dropped=True))  # unless it was made
         except RuntimeError:
-            self._renew(future, claim, refuse)
-        future.add_done_callback(wake)  # not asyncio.wrap_future, which turns some exceptions into its own
-        await done.wait()
-        return future.result()
+            self._make(renewal, dropped=True)
+        if not renewal.outcome:
+            await done.wait()
+        return renewal.result()
 
-    def _look(self) -> tuple[Token | None, bool]:
-        """The token in hand, if it can still be handed out, and whether it is time to renew it."""
-        if self._held is None:
-            return None, True
-        token, _, minted, end, margin, look_again, monotonic_end = self._held
-        now = self._clock()
-        # The wall clock, since a suspended machine must not serve a dead token; and the monotonic one, since a
-        # wall clock that is set back must not keep one alive.
-        left = min(end - now, monotonic_end - time.monotonic())
-        if left < min(margin, _LAST_MOMENT):
-            return None, True
-        due = left < margin or now >= look_again or now < minted
-        return token, due and not self._failed_at <= now < self._failed_at + _RETRY_AFTER
+    def _at_once(self) -> Token | None:
+        """The token in hand, unless it has to be renewed first, or it is time to and nobody does it yet."""
+        held, now = self._held, self._clock()
+        if held is None or not held.is_good(now):
+            return None
+        failed_lately = self._failed_at <= now < self._failed_at + _RETRY_AFTER
+        if failed_lately or not held.is_due(now):
+            return held.token
+        renewal = self._renewals.get((os.getpid(), False))
+        return held.token if renewal is not None and renewal.maker else None
 
-    def _start(self) -> Token | tuple[Future[Token], Any]:
-        """The token to return at once; or else the renewal to wait for, and the claim to do it."""
-        token, due = self._look()
-        if token is not None and not due:
-            return token
-        from concurrent.futures import Future
-        from threading import Lock
+    def _renewed(self, anew: bool) -> Token:
+        from threading import get_ident
 
-        ours: tuple[Future[Token], Any] = (Future(), Lock())
-        renewal = self._renewals.setdefault(os.getpid(), ours)
-        return token if token is not None and renewal is not ours else renewal
+        renewal = self._renewals.setdefault((os.getpid(), anew), _Renewal())
+        self._make(renewal, anew)
+        if not renewal.outcome:  # somebody else is at it
+            held = self._held
+            if held is not None and not anew and held.is_good(self._clock()):
+                return held.token
+            if renewal.maker["by"][0] == get_ident():
+                raise CredentialsError("the credentials callable asks the provider that is waiting for it")
+            renewal.wait()
+        return renewal.result()
 
-    def _renew(self, future: Future[Token], claim: Any, look_up: Callable[[], tuple[Any, ...]]) -> None:
-        """Do the renewal, unless somebody does it already.
+    def _make(self, renewal: _Renewal, anew: bool = False, dropped: bool = False) -> None:
+        """Make it, unless somebody does already. `dropped`: by an executor that has been shut down.
 
-        Whoever waits for it tries this first: the executor of the first one's loop may be full of those who wait.
+        Whoever waits tries this first: the executor of the first one's loop may be full of those who wait.
         """
-        if not claim.acquire(blocking=False):
-            return
+        from threading import get_ident
+
+        us = [get_ident()]  # a list of our own, which `is` tells from any other
+        outcome = None
         try:
-            token, due = self._look()  # somebody may have finished between our look and our taking the lead
-            if token is None or due:
-                try:
-                    self._held = look_up()
-                    token = self._held[0]
-                except Exception:
-                    token, _ = self._look()
-                    if token is None:
-                        raise
-                    self._failed_at = self._clock()
-            self._renewals.pop(os.getpid(), None)
-            future.set_result(token)
-        except BaseException as error:
-            self._renewals.pop(os.getpid(), None)
-            if isinstance(error, Exception):
-                future.set_exception(error)
-            else:  # Ctrl-C here is not Ctrl-C in the threads that wait
-                future.set_exception(BedrockTokenError("the look-up of credentials was interrupted"))
-                raise
+            if renewal.maker.setdefault("by", us) is us:
+                outcome = self._outcome(anew, dropped)
+                renewal.publish(outcome)
+                self._renewals.pop((os.getpid(), anew), None)
+        except BaseException:  # a signal handler's: those who wait must not wait for ever, or see that
+            if renewal.maker.get("by") is us:
+                renewal.publish(outcome)
+                self._renewals.pop((os.getpid(), anew), None)
+            raise
 
-    def _look_up(self) -> tuple[Any, ...]:
-        config = _Config(self._environ, self._profile, self._region, clock=self._clock)
-        given = self._credentials
-        credentials = _load_credentials(config) if given is None else _frozen(given)
-        region = self._region or _load_region(config, credentials if given is None else None)
-        now = self._clock()
-        rotates = credentials.expiration is None and not isinstance(given, Credentials)
-        look_again = now + _LOOK_AGAIN_AFTER if rotates else float("inf")
-        if self._held is not None:
-            token, old, minted, end, margin, _, monotonic_end = self._held
-            if credentials == old and region == token.region and minted <= now <= end - margin:
-                return token, old, minted, end, margin, look_again, monotonic_end
-        token = _mint(credentials, region, self._lifetime, datetime.fromtimestamp(now, timezone.utc))
-        end = token.expiration.timestamp()
-        margin = min(_MARGIN, (end - now) / 5)
-        return token, credentials, now, end, margin, look_again, time.monotonic() + end - now
+    def _outcome(self, anew: bool, dropped: bool) -> Token | BaseException:
+        held, now = self._held, self._clock()
+        if not anew and held is not None and not held.is_due(now):
+            return held.token  # somebody has finished between our look and our taking the lead
+        try:
+            if dropped:
+                raise RuntimeError("the event loop's executor has been shut down")
+            self._held = held = self._look_up(anew)
+        except Exception as error:
+            now = self._clock()
+            if anew or held is None or not held.is_good(now):
+                return error
+            self._failed_at = now
+        return held.token
+
+    def _look_up(self, anew: bool) -> _Held:
+        settings = _Settings(self._environ, self._profile, self._region, self._mfa_code, self._clock)
+        credentials, region = _find(settings, self._credentials)
+        now, held = self._clock(), self._held
+        if held and not anew and (credentials, region) == (held.credentials, held.token.region):
+            held.looked_up = now
+            if not held.is_due(now):
+                return held
+        rotates = credentials.expiration is None and not isinstance(self._credentials, Credentials)
+        moment = datetime.fromtimestamp(now, timezone.utc)
+        token = _mint(credentials, region, self._lifetime, moment, self._service)
+        return _Held(token, credentials, now, rotates)
 
 
-# --------------------------------------------------------------------------------- calling Bedrock
+# ------------------------------------------------------------------------------ calling Bedrock
 #
-# https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html
+# https://docs.aws.amazon.com/bedrock/latest/APIReference/welcome.html
 
-_BEARER_VARIABLE = "AWS_BEARER_TOKEN_BEDROCK"
-_PAYLOAD_LIMIT = 24 * 1024 * 1024  # bytes of an event's payload, and of an answer
+_BEARER_VARIABLE = _SERVICES["bedrock"][2]
+_PAYLOAD_LIMIT = 24 * 1024 * 1024  # bytes of an event, and of an answer
 _HEADERS_LIMIT = 128 * 1024
-# What Bedrock says when it refuses the token itself -> what that means.
-_TOKEN_REFUSALS = (
-    ("make sure your API Key is valid", "the key is for another region than {region}, has expired, or is damaged"),
-    ("has expired", "mint a new one"),
-    ("token included in the request is expired", "the credentials behind the key have expired: mint a new one"),
-    ("pre-defined prefix", "this is not a Bedrock API key"),
-    (":CallWithBearerToken", "allow that action to the identity that made the key"),
+_ENDPOINTS = ("bedrock-runtime", "bedrock", "bedrock-mantle")
+# Endpoints and an operation, https://docs.aws.amazon.com/bedrock/latest/userguide/api-keys-use.html
+_NO_KEYS = (
+    "bedrock-agent", "bedrock-agent-runtime", "bedrock-data-automation", "bedrock-data-automation-runtime",
+    "invoke-with-bidirectional-stream",
 )
+# What Bedrock says when it refuses the token; whether it is the token itself; what it means.
+_TOKEN_REFUSALS = (
+    ("make sure your API Key is valid", True,
+     "the key is for another region than {region}, has expired, or is damaged"),
+    ("token included in the request is expired", True,
+     "the credentials behind the key have expired: mint a new one"),
+    ("has expired", True, "mint a new one"),
+    ("pre-defined prefix", True, "this is not a Bedrock API key"),
+    (":CallWithBearerToken", False, "allow that action to the identity that made the key"),
+)
+_SLOW_HINT = "give it longer with timeout=, or --timeout"
+# The end of a path -> the events one of which ends a complete stream.
+_LAST_EVENTS = {
+    "/converse-stream": ("messageStop",),
+    "/chat/completions": ("[DONE]",),
+    "/responses": ("response.completed", "response.incomplete", "response.failed"),
+    "/messages": ("message_stop",),
+}
 
 
 class BedrockError(BedrockTokenError):
-    """Bedrock refused a call: `status` (0 inside a stream), `code`, `message`, `request_id`, and a `hint` or ""."""
+    """Bedrock refused a call: `status` (0 inside a stream), `code`, `message`, `request_id`; `hint` or ""."""
 
     def __init__(self, status: int, code: str, message: str, request_id: str = "", hint: str = "") -> None:
-        super().__init__(status, code, message, request_id, hint)
-        self.status, self.code, self.message, self.request_id, self.hint = status, code, message, request_id, hint
+        super().__init__(message, hint)
+        self.args = (status, code, message, request_id, hint)
+        self.status = status
+        self.code = code
+        self.request_id = request_id
 
     def __str__(self) -> str:
         status = f" (HTTP {self.status})" if self.status else ""
-        hint = f"; {self.hint}" if self.hint else ""
         request = f" [request {self.request_id}]" if self.request_id else ""
-        return f"{self.code or 'error'}{status}: {self.message}{hint}{request}"
+        return f"{self.code or 'error'}{status}: {super().__str__()}{request}"
 
 
-def _bearer(config: _Config, token: Any) -> tuple[str, str]:
-    """The token to call with and the region to call: what is given, else the environment's, else a new one."""
+def _bearer(settings: _Settings, token: Any) -> tuple[str, str]:
+    """The token to call with, given, else the environment's, else a new one; and the region to call."""
     given = token is not None
-    if callable(token):
-        token = token()
-    value = token if given else config.variable(_BEARER_VARIABLE)
-    if not value and not given:
-        credentials = _load_credentials(config)
-        minted = _mint(credentials, _load_region(config, credentials), _TOKEN_LIFETIME, config.now())
-        return minted, minted.region
+    value = token() if callable(token) else token
+    if not given:
+        value = settings.variable(_BEARER_VARIABLE)
+        value = value or _mint(*_find(settings), _TOKEN_LIFETIME, settings.now())
+
+    refusal = ValueError if given else CredentialsError
     if not _is_plain(value):
-        name = "token" if given else _BEARER_VARIABLE
-        raise (ValueError if given else CredentialsError)(f"{name} must be a string without blanks or line breaks")
+        raise refusal(f"{'token' if given else _BEARER_VARIABLE} must be a string without blanks")
+    kind = _kind_of(value)
+    if kind and kind[0] != "bedrock":
+        raise refusal(f"the token is a key of {kind[0]}, which Bedrock does not take")
     try:
-        own = value.region if isinstance(value, Token) else decode_token(value).get("region")
+        own = getattr(value, "region", None) or decode_token(value).get("region")
     except ValueError:  # not for us to judge: Bedrock may know kinds of keys that we do not
         own = None
-    region = own if given and own and not config.explicit_region else config.region() or own
+
+    # Who wins: a region named in code; that of a token that is given; what is configured; the token's own.
+    region = settings.region_given or (own if given else None) or settings.region() or own
     if region is None:
-        region = _load_region(config, None)
+        raise _no_region(settings)
     if own and own != region:
-        raise (ValueError if given else CredentialsError)(
-            f"the token works in {own} only, and the call is for {region}: mint one there, or call that region"
-        )
+        raise refusal(f"the token works in {own} only, not in {region}: mint one there, or call {own}")
     return str(value), region
 
 
-def _receive(response: HTTPResponse, limit: int, deadline: float) -> bytes:
-    from http.client import HTTPException
+def _refusal(settings: _Settings, answer: _Answer, token: str, region: str) -> tuple[BedrockError, bool]:
+    """The error that an answer means, and whether it is the token itself that is refused."""
+    from email.utils import parsedate_to_datetime
 
+    code, message = _error_of(answer, [token])
+    request_id = _quoted(answer.headers.get("x-amzn-RequestId", ""), [token], 100)
+    known = [(itself, meaning) for text, itself, meaning in _TOKEN_REFUSALS if text in message]
+    if not known:
+        return BedrockError(answer.status, code, message, request_id), False
+
+    itself, meaning = known[0]
+    hint = meaning.format(region=region)
     try:
-        return _read(response, limit, deadline)
-    except (OSError, HTTPException) as error:
-        raise BedrockTokenError(f"Bedrock's answer broke off: {error or type(error).__name__}") from error
+        skew = (settings.now() - parsedate_to_datetime(answer.headers["Date"])).total_seconds()
+    except (TypeError, ValueError, OverflowError):
+        skew = 0.0
+    if abs(skew) > 300:  # which is more than a signature may be off
+        hint += f"; this machine's clock is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}"
+    refused = itself and answer.status in (401, 403)
+    return BedrockError(answer.status, code, message, request_id, hint), refused
 
 
 def _base64_of_bytes(value: object) -> str:
@@ -1767,58 +2446,350 @@ def _base64_of_bytes(value: object) -> str:
     return binascii.b2a_base64(value, newline=False).decode("ascii")
 
 
-def _call_bedrock(
-    config: _Config, service: str, method: str, path: str, token: str, region: str, request: dict[str, Any] | None,
-    timeout: float,
-) -> HTTPResponse:
-    """The response, its body unread, to a call with a bearer token. Raises BedrockError if it is not a 200."""
+def _check_call(path: str, method: str | None, endpoint: str, timeout: float) -> None:
+    """Refuse what cannot be called, before anything is sent."""
+    sane = isinstance(path, str) and path[:1] == "/"
+    try:
+        _Url(f"https://bedrock{path}")
+    except ValueError:
+        sane = False
+    if not sane:
+        raise ValueError('path must start with "/" and be percent-encoded')
+    for name in (endpoint, path.partition("?")[0].rpartition("/")[2]):
+        if name in _NO_KEYS:
+            raise ValueError(f"{name} takes no API keys: use an AWS SDK, which signs with AWS credentials")
+    if endpoint not in _ENDPOINTS:
+        raise ValueError(f"endpoint must be one of {', '.join(_ENDPOINTS)}, not {endpoint!r}")
+    if method is not None and not (_is_plain(method) and method.isalpha() and method.isupper()):
+        raise ValueError(f"method must be upper-case letters, not {method!r}")
+    if not 0 < timeout <= 86400:
+        raise ValueError(f"timeout must be seconds, above 0 and at most a day, not {timeout!r}")
+
+
+def _broken_off(error: Exception, what: str, timeout: float) -> BedrockTokenError:
+    """What to say of an answer that began and did not end. An error of http.client's would quote it."""
+    import socket
+
+    if not isinstance(error, OSError):
+        return BedrockTokenError(f"{what} broke off: it is not complete")
+    failure = BedrockTokenError(f"{what} broke off: {error.strerror or error}")
+    if isinstance(error, (TimeoutError, socket.timeout)):
+        failure = BedrockTokenError(f"{what}: nothing more within {timeout:g} s", _SLOW_HINT)
+    failure.__cause__ = error
+    return failure
+
+
+def _receive(answer: _Answer, limit: int, timeout: float) -> bytes:
+    from http.client import HTTPException
+
+    try:
+        return answer.read(limit)
+    except (OSError, HTTPException) as error:
+        failure = _broken_off(error, "Bedrock's answer", timeout)
+    raise failure
+
+
+def _document_of(answer: _Answer, timeout: float) -> Any:
+    """The JSON of an answer, a dict or a list; None where it is empty."""
+    document = _parse_json(_receive(answer, _PAYLOAD_LIMIT, timeout))
+    if answer.content.strip() and not isinstance(document, (dict, list)):
+        raise BedrockTokenError("Bedrock's answer is not a JSON object or list (a proxy in between?)")
+    return document
+
+
+def _ask_bedrock(
+    settings: _Settings, path: str, body: object = None, method: str | None = None,
+    endpoint: str = "bedrock-runtime", headers: Pairs = (), token: Any = None, timeout: float = 60,
+    accept: str = "application/json",
+) -> tuple[_Answer, str]:
+    """The 2xx answer to a call, its body unread, and the token it took: a provider's is renewed once."""
     import json
 
+    # 1. What is sent.
+    _check_call(path, method, endpoint, timeout)
     deadline = time.monotonic() + timeout
-    headers = [("Authorization", f"Bearer {token}"), ("Accept", "application/json, application/vnd.amazon.eventstream")]
-    body = None
-    if request is not None:
-        headers.append(("Content-Type", "application/json"))
-        body = json.dumps(request, default=_base64_of_bytes, allow_nan=False).encode("utf-8")
-    url = config.endpoint(service, region) + path
-    patience: Any = {"timeout": timeout, "transient": (429, 503)}
-    response, _ = _send(config, method, url, headers=headers, body=body, limit=None, **patience)
-    if response.status == 200:
-        return response
-    code, message = _error_of(response, _receive(response, _CREDENTIAL_LIMIT, deadline), [token])
-    hint = next((hint for text, hint in _TOKEN_REFUSALS if text in message), "").format(region=region)
-    if hint:
-        from email.utils import parsedate_to_datetime
+    given = list(headers)
+    for name, value in given:
+        sane = _is_plain(name) and ":" not in name and value.isascii() and value.isprintable()
+        if not sane or name.lower() in ("authorization", "host", "content-length"):
+            raise ValueError(f"header {name!r} is made from the other arguments, or cannot be sent as it is")
+    defaults = {"Accept": accept}
+    data = None
+    if body is not None:
+        if not isinstance(body, (dict, list)):
+            raise TypeError(f"body must be a dict or a list, not {type(body).__name__}")
+        data = json.dumps(body, default=_base64_of_bytes, allow_nan=False).encode("utf-8")
+        defaults["Content-Type"] = "application/json"
+    names = {name.lower() for name, _ in given}
+    given += [(name, value) for name, value in defaults.items() if name.lower() not in names]
 
+    # 2. Where, with which token.
+    bearer, region = _bearer(settings, token)
+    attempts = settings.setting("max_attempts") or "3"
+    if not attempts.isdecimal() or not 0 < int(attempts[:9]) < 1000:
+        raise CredentialsError("AWS_MAX_ATTEMPTS, or max_attempts of the profile, must be a number above 0")
+    method = method or ("GET" if data is None else "POST")
+    url = _endpoint(settings, endpoint.replace("-", "_"), region) + path
+    renew = getattr(token, "renew", None)
+    while True:
         try:
-            skew = (config.now() - parsedate_to_datetime(response.headers["Date"])).total_seconds()
-        except (TypeError, ValueError):
-            skew = 0.0
-        if abs(skew) > 300:
-            hint += f"; this machine's clock is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}"
-    request_id = response.headers.get("x-amzn-RequestId", "").replace(token, "...")
-    raise BedrockError(response.status, code, message, request_id, hint)
+            answer = _send(
+                settings, method, url, headers=[("Authorization", f"Bearer {bearer}"), *given], body=data,
+                timeout=max(deadline - time.monotonic(), 0.001), limit=None, attempts=int(attempts),
+                resend=False, model=True,
+            )
+        except _NoAnswer as error:
+            if not error.timed_out:
+                raise BedrockTokenError(error.message, error.hint) from error
+            where = error.message.partition(" cannot be used")[0]
+            raise BedrockTokenError(f"{where}: no answer within {timeout:g} s", _SLOW_HINT) from error
+        if 200 <= answer.status < 300:
+            return answer, bearer
+
+        # 3. A refusal.
+        _receive(answer, _CREDENTIAL_LIMIT, timeout)
+        refusal, itself = _refusal(settings, answer, bearer, region)
+        if not itself or not callable(renew):
+            raise refusal
+        bearer, renew = renew(), None
+        if bearer.region != region:
+            raise BedrockTokenError(f"the token was renewed for {bearer.region}, not {region}")
 
 
-def _answer(response: HTTPResponse, deadline: float) -> dict[str, Any]:
-    answer = _parse_json(_receive(response, _PAYLOAD_LIMIT, deadline))
-    if not isinstance(answer, dict):
-        raise BedrockTokenError("Bedrock's answer is not a JSON object (a proxy in between?)")
-    return answer
+def _frame_headers(block: bytes) -> dict[str, str]:
+    """The string headers of a frame; those of the other types are passed over."""
+    sizes = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
+    headers, end = {}, 0
+    try:
+        while end < len(block):
+            start, end = end + 1, end + 1 + block[end]
+            name, kind = block[start:end].decode("utf-8"), block[end]
+            start = end + 1
+            if kind in (6, 7):  # bytes, a string
+                start += 2
+                end = start + int.from_bytes(block[start - 2:start], "big")
+            else:
+                end = start + sizes[kind]
+            if kind == 7:
+                headers[name] = block[start:end].decode("utf-8")
+    except (IndexError, KeyError, ValueError):
+        end = -1
+    if end != len(block):
+        raise BedrockTokenError("Bedrock's stream is damaged: a frame's headers cannot be read")
+    return headers
 
 
-def _converse(
-    config: _Config, operation: str, model_id: str, token: Any, request: dict[str, Any], timeout: float
-) -> HTTPResponse:
+def _decode_frames(pieces: Iterable[bytes]) -> Iterator[tuple[dict[str, str], bytes]]:
+    """Headers and payload of each frame of an event stream that arrives in pieces of any size.
+
+    A frame: total length, length of headers, CRC-32 of these two | headers | payload | CRC-32 of all before.
+    https://docs.aws.amazon.com/lexv2/latest/dg/event-stream-encoding.html
+    """
+    from functools import lru_cache
+    from struct import Struct
+    from zlib import crc32
+
+    prelude, checksum = Struct(">III").unpack_from, Struct(">I").unpack_from
+    headers_of = lru_cache(64)(_frame_headers)  # a stream repeats a handful of header blocks
+    waiting, needed = bytearray(), 12
+    for piece in pieces:
+        waiting += piece
+        if len(waiting) < needed:
+            continue
+        data, start, needed = bytes(waiting), 0, 12
+        while len(data) - start >= 12:
+            total, headers_length, head_checksum = prelude(data, start)
+            running = crc32(data[start:start + 8])
+            sane = headers_length <= _HEADERS_LIMIT and 0 <= total - headers_length - 16 <= _PAYLOAD_LIMIT
+            if running != head_checksum or not sane:
+                raise BedrockTokenError("Bedrock's stream is damaged: a frame's head is not as it was sent")
+            payload_start, payload_end = start + 12 + headers_length, start + total - 4
+            if len(data) - start < total:
+                needed = total
+                break
+            if crc32(data[start + 8:payload_end], running) != checksum(data, payload_end)[0]:
+                raise BedrockTokenError("Bedrock's stream is damaged: a frame is not as it was sent")
+            yield headers_of(data[start + 12:payload_start]), data[payload_start:payload_end]
+            start += total
+        del waiting[:start]
+    if waiting:
+        raise BedrockTokenError("Bedrock's stream is cut off inside a frame")
+
+
+def _event_json(data: bytes) -> dict[str, Any] | None:
+    """The JSON object of an event, or None. It is UTF-8: json, left to find that out, takes much longer."""
+    try:
+        document = _parse_json(str(data, "utf-8"))
+    except ValueError:
+        document = None
+    return document if isinstance(document, dict) else None
+
+
+def _event_of_frame(headers: dict[str, str], payload: bytes) -> dict[str, Any]:
+    """What a frame means: an event, or the error that it carries."""
+    kind, name = headers.get(":message-type"), headers.get(":event-type")
+    if kind == "error":
+        raise BedrockError(0, headers.get(":error-code", ""), headers.get(":error-message", ""))
+    document = _event_json(payload)
+    if kind == "exception":
+        message = (document or {}).get("message") or "no message"
+        raise BedrockError(0, headers.get(":exception-type", ""), str(message))
+    if kind != "event" or name is None or document is None:
+        raise BedrockTokenError("Bedrock's stream holds a frame that is no event")
+
+    if name == "chunk" and isinstance(document.get("bytes"), str):  # of InvokeModelWithResponseStream
+        try:
+            document = _event_json(binascii.a2b_base64(document["bytes"]))
+        except ValueError:
+            document = None
+        if document is None:
+            raise BedrockTokenError("Bedrock's stream holds a chunk that is not JSON")
+    return {name: document}
+
+
+def _lines(pieces: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """The lines that each piece completes, without their LF, CR LF or CR. One without an end is no line."""
+    begun, after_cr = bytearray(), False
+    for piece in pieces:
+        if after_cr and piece[:1] == b"\n":  # the second half of an end
+            piece = piece[1:]
+        after_cr = piece[-1:] == b"\r"
+        begun += piece
+        if b"\n" in piece or b"\r" in piece:
+            lines = bytes(begun).splitlines()
+            begun = bytearray(b"" if piece.endswith((b"\n", b"\r")) else lines.pop())
+            yield lines
+        elif len(begun) > _PAYLOAD_LIMIT:
+            raise BedrockTokenError("Bedrock's stream holds a line that is too long")
+
+
+def _decode_server_sent_events(pieces: Iterable[bytes]) -> Iterator[tuple[str, bytes]]:
+    """Type and data of each event, https://html.spec.whatwg.org/multipage/server-sent-events.html"""
+    from itertools import chain
+
+    kind, data, size = "", [], 0
+    for number, line in enumerate(chain.from_iterable(_lines(pieces))):
+        if number == 0 and line.startswith(b"\xef\xbb\xbf"):
+            line = line[3:]
+        name, _, value = line.partition(b":")
+        if name == b"data":
+            data.append(value.removeprefix(b" "))
+            size += len(value)
+            if size > _PAYLOAD_LIMIT:
+                raise BedrockTokenError("Bedrock's stream holds an event that is too long")
+        elif name == b"event":
+            kind = value.removeprefix(b" ").decode("utf-8", "replace")
+        elif not line:
+            if data:
+                yield kind, b"\n".join(data)
+            kind, data, size = "", [], 0
+    if data == [b"[DONE]"]:
+        yield kind, data[0]
+    elif data:
+        raise BedrockTokenError("Bedrock's stream is cut off inside an event")
+
+
+def _event_of_data(kind: str, data: bytes) -> dict[str, Any]:
+    """What an event's data mean: a JSON object, or the error that it carries."""
+    if data == b"[DONE]":
+        return {"type": "[DONE]"}
+    document = _event_json(data)
+    if document is None:
+        raise BedrockTokenError("Bedrock's stream holds an event that is not a JSON object")
+    error = document.get("error")
+    if not isinstance(error, dict) and "error" in (kind, document.get("type")):
+        error = document
+    if isinstance(error, dict):
+        code = error.get("code") or error.get("type") or ""
+        raise BedrockError(0, str(code), str(error.get("message") or "no message"))
+    return document
+
+
+def _events(answer: _Answer, path: str, token: str, timeout: float) -> Iterator[dict[str, Any]]:
+    """The events of an answer to `path`, complete or with an error at their end."""
+    from http.client import HTTPException
+    from itertools import starmap
+
+    last = next((names for end, names in _LAST_EVENTS.items() if path.endswith(end)), ())
+    kind = (answer.headers.get("Content-Type") or "").partition(";")[0].strip().lower()
+
+    def generate() -> Iterator[dict[str, Any]]:
+        complete = not last
+        try:
+            yield {}
+            if kind == "application/vnd.amazon.eventstream":
+                decoded = starmap(_event_of_frame, _decode_frames(answer.pieces(timeout)))
+            elif kind == "text/event-stream":
+                decoded = starmap(_event_of_data, _decode_server_sent_events(answer.pieces(timeout)))
+            else:
+                raise BedrockTokenError("Bedrock's answer is not a stream (a proxy in between?)")
+            for event in decoded:
+                name = event.get("type") if kind == "text/event-stream" else next(iter(event))
+                complete = complete or name in last
+                if event != {"type": "[DONE]"}:
+                    yield event
+            failure = None if complete else BedrockTokenError("Bedrock's stream ended before the message did")
+        except BedrockError as error:
+            said = (error.code, error.message, answer.headers.get("x-amzn-RequestId", ""))
+            failure = BedrockError(0, *[_quoted(text, [token]) for text in said])
+        except (OSError, HTTPException) as error:
+            failure = _broken_off(error, "Bedrock's stream", timeout)
+        finally:
+            answer.close()
+        if failure is not None:
+            raise failure
+
+    events = generate()
+    next(events)  # into its `try`: from here on, closing or losing it closes the connection
+    return events
+
+
+def call(
+    path: str, body: dict[str, Any] | list[Any] | None = None, *, method: str | None = None,
+    endpoint: str = "bedrock-runtime", headers: Pairs = (), region: str | None = None, token: Any = None,
+    environ: Mapping[str, str] | None = None, timeout: float = 60,
+) -> Any:
+    """Any operation of Bedrock that takes an API key; its JSON answer, a dict or a list ({} if it is empty).
+
+    `path`: as it stands on the wire, "/model/ID/invoke", with any query. `body`: sent as JSON, bytes in it as
+    base64. `method`: by default GET, with a body POST. `endpoint`: "bedrock-runtime", "bedrock" or
+    "bedrock-mantle". `headers`: more (name, value) pairs. `token`: a string, Token or TokenProvider (renewed
+    once, if Bedrock refuses its token); None for AWS_BEARER_TOKEN_BEDROCK, else one minted from the default
+    chain. `region`: None for that of a token given, else load_region's. `timeout`: seconds for all. Throttled
+    calls are repeated, as AWS_MAX_ATTEMPTS says. Raises BedrockError if Bedrock refuses, BedrockTokenError
+    without a usable answer, ValueError for what takes no API keys or a token of another region or service.
+    https://docs.aws.amazon.com/bedrock/latest/APIReference/welcome.html
+    """
+    settings = _Settings(environ, region=region)
+    answer, _ = _ask_bedrock(settings, path, body, method, endpoint, headers, token, timeout)
+    document = _document_of(answer, timeout)
+    return {} if document is None else document
+
+
+def call_stream(
+    path: str, body: dict[str, Any] | list[Any] | None = None, *, method: str | None = None,
+    endpoint: str = "bedrock-runtime", headers: Pairs = (), region: str | None = None, token: Any = None,
+    environ: Mapping[str, str] | None = None, timeout: float = 60,
+) -> Iterator[dict[str, Any]]:
+    """call() for an answer that is a stream: an iterator of its events, each as it arrives.
+
+    AWS's event streams give {event type: payload}, InvokeModelWithResponseStream's chunks decoded to JSON;
+    server-sent events the JSON of their data. The request is made at once; closing the iterator closes the
+    connection. `timeout`: seconds until the answer, and between two pieces of it. A stream that is cut off,
+    damaged or carries an error ends in an exception.
+    """
+    settings = _Settings(environ, region=region)
+    accept = "application/vnd.amazon.eventstream, text/event-stream"
+    answer, bearer = _ask_bedrock(settings, path, body, method, endpoint, headers, token, timeout, accept)
+    return _events(answer, path.partition("?")[0], bearer, timeout)
+
+
+def _model_path(model_id: str, operation: str) -> str:
     from urllib.parse import quote
 
     if not isinstance(model_id, str) or not model_id.isprintable() or model_id in ("", ".", ".."):
         raise ValueError("model_id must be the name or ARN of a model or an inference profile")
-    if not 0 < timeout <= 86400:
-        raise ValueError(f"timeout must be seconds, above 0 and at most a day, not {timeout!r}")
-    bearer, region = _bearer(config, token)
-    path = f"/model/{quote(model_id, safe='')}/{operation}"
-    return _call_bedrock(config, "bedrock_runtime", "POST", path, bearer, region, request, timeout)
+    return f"/model/{quote(model_id, safe='')}/{operation}"
 
 
 def converse(
@@ -1827,135 +2798,192 @@ def converse(
 ) -> dict[str, Any]:
     """One call of Bedrock's Converse API, its answer as it comes; `request` are the API's other fields.
 
-    `token`: a string, a Token, a TokenProvider, or None for AWS_BEARER_TOKEN_BEDROCK, else one minted from
-    the default chain. `region`: None for the token's own if one is given, else load_region's. `timeout`:
-    seconds for all. bytes in the messages are sent as base64. Raises BedrockError if Bedrock refuses,
-    BedrockTokenError if there is no usable answer, ValueError for a token of another region.
+    The other arguments, and the errors, are those of call().
     https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html
     """
-    config, deadline = _Config(environ, region=region), time.monotonic() + timeout
-    request = {"messages": messages, **request}
-    return _answer(_converse(config, "converse", model_id, token, request, timeout), deadline)
-
-
-def _event_headers(block: bytes) -> dict[str, str]:
-    """The string headers of a frame; those of the other types are passed over."""
-    sizes = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
-    headers = {}
-    position = 0
-    try:
-        while position < len(block):
-            name_end = position + 1 + block[position]
-            name, kind = block[position + 1:name_end].decode("utf-8"), block[name_end]
-            position = name_end + 1
-            if kind in (6, 7):
-                size = int.from_bytes(block[position:position + 2], "big")
-                position += 2
-            else:
-                size = sizes[kind]
-            value = block[position:position + size]
-            position += size
-            if kind == 7:
-                headers[name] = value.decode("utf-8")
-    except (IndexError, KeyError, ValueError):
-        position = -1
-    if position != len(block):
-        raise BedrockTokenError("Bedrock's stream is damaged: a frame's headers cannot be read")
-    return headers
-
-
-def _decode_events(chunks: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    """The events in an event stream that arrives in pieces of any size.
-
-    A frame is total length, length of headers, CRC-32 of these two | headers | payload | CRC-32 of all before.
-    https://docs.aws.amazon.com/lexv2/latest/dg/event-stream-encoding.html
-    """
-    from struct import Struct
-    from zlib import crc32
-
-    prelude, checksum = Struct(">III").unpack_from, Struct(">I").unpack_from
-    known: dict[bytes, dict[str, str]] = {}  # a stream repeats a handful of header blocks
-    buffer = bytearray()
-    for chunk in chunks:
-        buffer += chunk
-        start, available = 0, len(buffer)
-        while available - start >= 12:
-            total, headers_length, prelude_checksum = prelude(buffer, start)
-            payload_length = total - headers_length - 16
-            running = crc32(buffer[start:start + 8])
-            sane = headers_length <= _HEADERS_LIMIT and 0 <= payload_length <= _PAYLOAD_LIMIT
-            if running != prelude_checksum or not sane:
-                raise BedrockTokenError("Bedrock's stream is damaged: a frame's head is not as it was sent")
-            end = start + total
-            if available < end:
-                break
-            if crc32(buffer[start + 8:end - 4], running) != checksum(buffer, end - 4)[0]:
-                raise BedrockTokenError("Bedrock's stream is damaged: a frame is not as it was sent")
-            payload_start = start + 12 + headers_length
-            block = bytes(buffer[start + 12:payload_start])
-            headers = known.get(block)
-            if headers is None:
-                headers = _event_headers(block)
-                if len(known) < 64:
-                    known[block] = headers
-            kind = headers.get(":message-type")
-            payload = buffer[payload_start:end - 4]
-            start = end
-            if kind == "error":
-                raise BedrockError(0, headers.get(":error-code", ""), headers.get(":error-message", ""))
-            document = _parse_json(payload)
-            if kind == "exception":
-                message = document.get("message") if isinstance(document, dict) else None
-                raise BedrockError(0, headers.get(":exception-type", ""), str(message or "no message"))
-            if kind != "event" or not isinstance(document, dict) or ":event-type" not in headers:
-                raise BedrockTokenError("Bedrock's stream holds a frame that is no event")
-            yield {headers[":event-type"]: document}
-        del buffer[:start]
-    if buffer:
-        raise BedrockTokenError("Bedrock's stream is cut off inside a frame")
-
-
-def _events(response: HTTPResponse) -> Iterator[dict[str, Any]]:
-    def generate() -> Iterator[dict[str, Any]]:
-        complete = False
-        with response:
-            yield {}
-            try:
-                for event in _decode_events(iter(lambda: response.read1(65536), b"")):
-                    complete = complete or "messageStop" in event
-                    yield event
-            except BedrockError as error:
-                error.request_id = response.headers.get("x-amzn-RequestId", "")
-                raise
-            except (OSError, HTTPException) as error:
-                raise BedrockTokenError(f"Bedrock's stream broke off: {error or type(error).__name__}") from error
-        if not complete:
-            raise BedrockTokenError("Bedrock's stream ended before the message did")
-
-    from http.client import HTTPException
-
-    events = generate()
-    next(events)  # into its `with`: from here on closing it closes the connection
-    return events
+    path, body = _model_path(model_id, "converse"), {"messages": messages, **request}
+    answer, _ = _ask_bedrock(_Settings(environ, region=region), path, body, token=token, timeout=timeout)
+    document = _document_of(answer, timeout)
+    if not isinstance(document, dict):
+        raise BedrockTokenError("Bedrock's answer is not a JSON object (a proxy in between?)")
+    return document
 
 
 def converse_stream(
     model_id: str, messages: list[dict[str, Any]], *, region: str | None = None, token: Any = None,
     environ: Mapping[str, str] | None = None, timeout: float = 60, **request: Any,
 ) -> Iterator[dict[str, Any]]:
-    """converse() as a stream: an iterator of events like {"contentBlockDelta": {...}}, each as it arrives.
+    """converse() as a stream: an iterator of events like {"contentBlockDelta": {...}}, as of call_stream().
 
-    The request is made at once; closing the iterator closes the connection. At most `timeout` seconds pass until the
-    first answer, and between two pieces of it. A stream that is cut off or damaged, or that carries an error, ends in
-    an exception.
     https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ConverseStream.html
     """
-    config = _Config(environ, region=region)
-    request = {"messages": messages, **request}
-    return _events(_converse(config, "converse-stream", model_id, token, request, timeout))
+    path, body = _model_path(model_id, "converse-stream"), {"messages": messages, **request}
+    return call_stream(path, body, region=region, token=token, environ=environ, timeout=timeout)
 
 
-# ------------------------------------------------------------------------------------ command line
+# --------------------------------------------------------------------------------------- proxy
+#
+# For programs that read a key once and outlive it. It listens on this machine alone, asks for a key of its
+# own, knows one upstream, and logs nothing. A request is checked whole before it is sent on, written anew.
+
+_OPENAI_PATHS = {"bedrock-runtime": "/openai/v1", "bedrock": "", "bedrock-mantle": "/v1"}
+_BODY_LIMIT = 64 * 1024 * 1024  # bytes
+_CLIENT_PATIENCE = 60.0  # seconds for a client to send a request, the pause before it included
+_UPSTREAM_PATIENCE = 3600.0  # seconds for an answer, and between its pieces: how long to wait is the client's
+_HOP_BY_HOP = frozenset((
+    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te",
+    "trailer", "transfer-encoding", "upgrade",
+))
+_NOT_SENT_ON = _HOP_BY_HOP | {"authorization", "x-api-key", "cookie", "host", "content-length", "expect"}
+
+
+class _Refused(Exception):
+    """A request that is not sent on: the status, and why."""
+
+
+def _chunks(file: io.BufferedReader) -> Iterator[bytes]:
+    """The chunks of a request's body, https://www.rfc-editor.org/rfc/rfc9112#section-7.1"""
+    import re
+
+    total = 0
+    while True:
+        found = re.fullmatch(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]*)?\r\n", file.readline(4096))
+        if found is None:
+            break
+        size = int(found[1], 16)
+        total += size
+        if total > _BODY_LIMIT:
+            raise _Refused(413, "the body has more than 64 MiB")
+        if size == 0 and any(file.readline(4096) == b"\r\n" for _ in range(100)):  # after any trailers
+            return
+        chunk = file.read(size + 2) if size else b""
+        if chunk[size:] != b"\r\n":
+            break
+        yield chunk[:size]
+    raise _Refused(400, "the chunks of the body are damaged")
+
+
+def _request_body(handler: BaseHTTPRequestHandler) -> bytes | None:
+    """The body of a request, which must leave no doubt about its length; None if there is none."""
+    lengths = handler.headers.get_all("Content-Length", [])
+    codings = handler.headers.get_all("Transfer-Encoding", [])
+    sane = all(length.isascii() and length.isdigit() for length in lengths)
+    if not sane or len(lengths) + len(codings) > 1 or any(coding.lower() != "chunked" for coding in codings):
+        raise _Refused(400, "the length of the body is in doubt")
+    length = int(lengths[0][:12]) if lengths else 0
+    if length > _BODY_LIMIT:
+        raise _Refused(413, "the body has more than 64 MiB")
+
+    if handler.headers.get("Expect", "").lower() == "100-continue":
+        handler.send_response_only(100)
+        handler.end_headers()
+    if codings:
+        return b"".join(_chunks(handler.rfile))  # type: ignore[arg-type]
+    body = handler.rfile.read(length)
+    if len(body) < length:
+        raise _Refused(400, "the body is cut off")
+    return body if lengths else None
+
+
+def _has_key(headers: Message, key: str) -> bool:
+    """Whether the client gives the key, once: as a bearer, an API key, or the key id of AWS's signature."""
+    authorizations, keys = headers.get_all("Authorization", []), headers.get_all("x-api-key", [])
+    scheme, _, rest = "".join(authorizations).partition(" ")
+    given = "".join(keys)
+    if scheme.lower() == "bearer":
+        given = rest.strip()
+    elif scheme == _ALGORITHM and rest.strip().startswith("Credential="):
+        given = rest.strip()[len("Credential="):].partition("/")[0]
+    once = len(authorizations) + len(keys) == 1
+    return once and hmac.compare_digest(given.encode("utf-8"), key.encode("utf-8"))
+
+
+def _target_of(handler: BaseHTTPRequestHandler, key: str, our_hosts: list[str]) -> str:
+    """The path that a request asks for, if all of its head is as it should be."""
+    from urllib.parse import unquote
+
+    headers = handler.headers
+    host = ",".join(headers.get_all("Host", [])).lower()
+    text = "".join([part for header in headers.items() for part in header])
+    plain = all(map(_is_plain, headers)) and text.replace("\t", "").isprintable()
+    for wrong, status, why in (
+        (handler.command in ("OPTIONS", "CONNECT", "TRACE"), 501, "this method is not for the proxy"),
+        (len(text) > 65536, 431, "the headers are too long"),
+        (headers.defects or not plain, 400, "the headers are damaged"),
+        (host not in our_hosts, 421, "the Host header names another server"),
+        ("Origin" in headers or "Sec-Fetch-Site" in headers, 403, "this proxy is not for browsers"),
+        (not _has_key(headers, key), 401, "the key is not the BEDROCK_TOKEN_PROXY_KEY of this proxy"),
+    ):
+        if wrong:
+            raise _Refused(status, why)
+
+    target = handler.requestline.split()[1]  # handler.path has been tidied up
+    dots = {".", ".."} & set(map(unquote, target.partition("?")[0].split("/")))
+    try:
+        sane = _Url(f"http://proxy{target}").target == target and target[:2] != "//" and not dots
+    except ValueError:
+        sane = False
+    if not sane or handler.request_version == "HTTP/0.9":
+        raise _Refused(400, "the target is not a plain path")
+    return target
+
+
+def _forward(
+    settings: _Settings, provider: TokenProvider, url: str, handler: BaseHTTPRequestHandler,
+    body: bytes | None,
+) -> tuple[_Answer, bytes | None]:
+    """The upstream's answer, with a token that is valid now; and its body, where that had to be read."""
+    listed = ",".join(handler.headers.get_all("Connection", [])).lower().split(",")
+    dropped = _NOT_SENT_ON.union(map(str.strip, listed))
+    kept = [
+        (name, value) for name, value in handler.headers.items()
+        if name.lower() not in dropped and not name.lower().startswith("x-amz-")
+    ]
+    token = provider()
+    for renewed in (False, True):
+        answer = _send(
+            settings, handler.command, url, headers=[("Authorization", f"Bearer {token}"), *kept], body=body,
+            timeout=_UPSTREAM_PATIENCE, limit=None, attempts=1,
+        )
+        if answer.status != 403:
+            return answer, None
+        _receive(answer, _PAYLOAD_LIMIT, _UPSTREAM_PATIENCE)
+        if renewed or not _refusal(settings, answer, token, token.region)[1]:
+            break
+        current = provider()  # somebody else may have been refused before us
+        token = provider.renew() if current == token else current
+    return answer, answer.content
+
+
+def _pass_on(handler: BaseHTTPRequestHandler, answer: _Answer, content: bytes | None) -> None:
+    """The answer as it comes, byte for byte; where it breaks off, so does the client's connection."""
+    from http.client import HTTPException
+
+    bodiless = handler.command == "HEAD" or answer.status in (204, 304)
+    counted = "Content-Length" in answer.headers and "Transfer-Encoding" not in answer.headers
+    chunked = not bodiless and not counted and handler.request_version == "HTTP/1.1"
+    handler.send_response_only(answer.status, answer.reason)
+    for name, value in answer.headers.items():
+        if name.lower() not in _HOP_BY_HOP and (counted or name.lower() != "content-length"):
+            handler.send_header(name, value)
+    if chunked:
+        handler.send_header("Transfer-Encoding", "chunked")
+    handler.close_connection |= not (bodiless or counted or chunked)
+    handler.end_headers()
+    try:
+        for piece in (answer.pieces(_UPSTREAM_PATIENCE) if content is None else [content]):
+            handler.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if chunked and piece else piece)
+        if chunked:
+            handler.wfile.write(b"0\r\n\r\n")
+    except (OSError, HTTPException):
+        handler.close_connection = True
+    finally:
+        answer.close()
+
+
+# -------------------------------------------------------------------------------- command line
+#
+# Only the answer goes to stdout. Errors and notes go to stderr, after "bedrock_token:". Success is silent.
 
 _EXAMPLES = """\
 examples:
@@ -1963,45 +2991,54 @@ examples:
   python -m bedrock_token --region us-east-1 --expires-in 90m --profile dev
   eval "$(python -m bedrock_token --format env)"            set it in this shell
   python -m bedrock_token exec --only-bedrock -- claude     run a program with it
+  python -m bedrock_token proxy                             for programs that outlive a token
   python -m bedrock_token | python -m bedrock_token inspect
   python -m bedrock_token check --model us.amazon.nova-micro-v1:0
   echo "Why is the sky blue?" | python -m bedrock_token converse --model us.amazon.nova-micro-v1:0
 """
 _EPILOG = f"""\
 environment:
-  AWS_REGION, AWS_DEFAULT_REGION   the region, unless --region or the profile says it
-  AWS_PROFILE                      the profile, unless --profile says it
-  AWS_ACCESS_KEY_ID, ...           credentials, found as the AWS CLI finds them
-  {_BEARER_VARIABLE}         the token that inspect, check and converse use, if it is set
-  HTTPS_PROXY, NO_PROXY, AWS_CA_BUNDLE, AWS_ENDPOINT_URL_...   how AWS is reached
+  AWS_REGION, AWS_DEFAULT_REGION, AWS_PROFILE, AWS_ACCESS_KEY_ID, ...   as for the AWS CLI
+  {_BEARER_VARIABLE}   the token for inspect, check and converse, if it is set
+  HTTPS_PROXY, NO_PROXY, AWS_CA_BUNDLE, AWS_ENDPOINT_URL_...   how to reach AWS
 
 exit codes:
-  0 done    1 failed, the reason is on stderr    2 wrong usage    130 interrupted
-  exec: that of the command, 126 if it cannot be run, 127 if it is not there
+  0 done    1 failed, with the reason on stderr    2 wrong usage    130 interrupted
+  exec: the command's own, 126 if it cannot be run, 127 if it is not found
 
 A token is a password: no command takes one as an argument or shows one in a message.
 """
-# Names, base64 and regions have no character that one of these shells would take for its own.
+# Names, base64 and regions have no character that is special in one of these shells.
 _FORMATS = {
-    "env": "export {}={}\n", "env-no-export": "{}={}\n", "powershell": '$Env:{}="{}"\n', "windows-cmd": "set {}={}\n",
-    "fish": "set -gx {} {}\n",
+    "env": "export {}={}\n", "env-no-export": "{}={}\n", "powershell": '$Env:{}="{}"\n',
+    "windows-cmd": "set {}={}\n", "fish": "set -gx {} {};\n",
 }
+# How variables begin that could authenticate the command of exec in another way.
+_OTHER_CREDENTIALS = (
+    "AWS_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_SECRET_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN",
+    "AWS_CREDENTIAL_FILE", "AWS_CREDENTIAL_EXPIRATION", "AWS_PROFILE", "AWS_DEFAULT_PROFILE",
+    "AWS_WEB_IDENTITY_", "AWS_ROLE_", "AWS_CONTAINER_", "AWS_BEARER_TOKEN_", "ANTHROPIC_AWS_API_KEY",
+)
 
 
 def _note(text: str) -> None:
-    print(f"bedrock_token: {' '.join(text.split())}", file=sys.stderr)
+    try:
+        print(f"bedrock_token: {text}", file=sys.stderr, flush=True)
+    except OSError:
+        pass  # a full disk, say, is no reason to stop
 
 
 def _write(text: str) -> None:
-    """To stdout at once, with the same line ends everywhere: a CR would become part of somebody's token."""
+    """To stdout at once; to pipes and files as UTF-8 with LF: a CR would become part of somebody's token."""
     if sys.stdout is None:
         raise OSError("stdout is closed")
     try:
         if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(newline="\n", errors="backslashreplace")
+            encoding = sys.stdout.encoding if sys.stdout.isatty() else "utf-8"
+            sys.stdout.reconfigure(encoding=encoding, newline="\n", errors="backslashreplace")
         sys.stdout.write(text)
         sys.stdout.flush()
-    except OSError:  # a pipe without a reader, a full disk: what is left is not to be tried again at exit
+    except OSError:  # a pipe without a reader, a full disk: do not try again at exit
         try:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except OSError:
@@ -2010,51 +3047,55 @@ def _write(text: str) -> None:
 
 
 def _read_stdin() -> str:
-    return "" if sys.stdin is None else sys.stdin.buffer.read().decode("utf-8", "replace")
-
-
-def _rfc3339(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    """All of stdin: UTF-8, or UTF-16 with its byte order mark, as PowerShell writes it."""
+    data = b"" if sys.stdin is None else sys.stdin.buffer.read()
+    wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+    return data.decode("utf-16" if wide else "utf-8-sig", "replace")
 
 
 def _duration(seconds: float) -> str:
-    """In the two largest units that say something: 11 h 59 min."""
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    units = [(days, "d"), (hours, "h"), (minutes, "min"), (seconds, "s")]
-    first = next((index for index, (number, _) in enumerate(units) if number), 3)
-    shown = units[first:first + 2] if first < 2 else units[first:first + 1]
-    return " ".join([f"{number} {unit}" for index, (number, unit) in enumerate(shown) if number or not index])
+    """As people say it: 2 d 1 h, 11 h 59 min, 5 min, 30 s."""
+    seconds = int(seconds)
+    for size, unit, smaller, smaller_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "min")):
+        if seconds >= size:
+            rest = seconds % size // smaller
+            return f"{seconds // size} {unit}" + (f" {rest} {smaller_unit}" if rest else "")
+    return f"{seconds // 60} min" if seconds >= 60 else f"{seconds} s"
 
 
 def _ask_on_terminal(serial: str) -> str:
+    import contextlib
     import getpass
     import warnings
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # what getpass does without a terminal is to read, and show, stdin
-        try:
+    if os.name != "nt" or (sys.stdin is not None and sys.stdin.isatty()):  # else it would wait for ever
+        unable = contextlib.suppress(getpass.GetPassWarning, EOFError, OSError)
+        with unable, warnings.catch_warnings():
+            warnings.simplefilter("error")  # it warns before it reads, and shows, what is no terminal
             return getpass.getpass(f"Code of the MFA device {serial}: ")
-        except (getpass.GetPassWarning, EOFError, OSError):
-            pass
-    raise CredentialsError(f"the role asks for a code of the MFA device {serial}, and there is no terminal to ask on")
+    raise CredentialsError(f"the role asks for a code of the MFA device {serial}, and there is no terminal")
 
 
 def _minted(options: Any) -> tuple[Token, Credentials]:
-    config = options.config
-    credentials = _load_credentials(config)
-    now = config.now()
-    token = _mint(credentials, _load_region(config, credentials), options.expires_in, now)
-    if not options.quiet and token.expiration < now + timedelta(seconds=options.expires_in - 1):
-        left = _duration((token.expiration - now).total_seconds())
-        why = f"with the credentials it is made from ({credentials.source})"
-        _note(f"note: the token ends in {left}, at {_rfc3339(token.expiration)}, {why}")
+    credentials, region = _find(options.settings)
+    now = options.settings.now()
+    token = _mint(credentials, region, options.expires_in, now, options.service)
+    left = (token.expiration - now).total_seconds()
+    if left < options.expires_in - 1 and not options.quiet:
+        ends = f"the token ends in {_duration(left)}, at {_rfc3339(token.expiration)}"
+        _note(f"note: {ends}, with the credentials it is made from ({credentials.source})")
     return token, credentials
 
 
 def _variables(options: Any, token: Token) -> dict[str, str]:
-    return {**dict.fromkeys(options.var or [_BEARER_VARIABLE], str(token)), "AWS_REGION": token.region}
+    names = options.var or [_SERVICES[options.service][2]]
+    return {**dict.fromkeys(names, str(token)), **dict.fromkeys(_REGION_VARIABLES, token.region)}
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    import json
+
+    _write(json.dumps(document, indent=2) + "\n")
 
 
 def _print_token(options: Any) -> int:
@@ -2062,238 +3103,401 @@ def _print_token(options: Any) -> int:
     if options.format in (None, "token"):
         _write(f"{token}\n")
     elif options.format == "json":
-        import json
-
-        left = int((token.expiration - options.config.now()).total_seconds())
-        document = {
-            "token": token, "token_type": "Bearer", "region": token.region, "expiration": _rfc3339(token.expiration),
-            "expires_in": left, "source": credentials.source,
-        }
-        _write(json.dumps(document, indent=2) + "\n")
+        left = int((token.expiration - options.settings.now()).total_seconds())
+        _print_json({
+            "token": token, "token_type": "Bearer", "service": token.service, "region": token.region,
+            "expiration": _rfc3339(token.expiration), "expires_in": left, "source": credentials.source,
+        })
     else:
-        _write("".join([_FORMATS[options.format].format(*pair) for pair in _variables(options, token).items()]))
+        variables = _variables(options, token).items()
+        _write("".join([_FORMATS[options.format].format(*variable) for variable in variables]))
     return 0
 
 
+def _run_command(command: list[str], environ: dict[str, str]) -> int:
+    """Become the command; on Windows, where no process can, wait for it and return its status."""
+    if os.name == "nt":
+        import shutil
+        import subprocess
+
+        path = shutil.which(command[0], path=environ.get("PATH"))
+        if path is None:
+            raise FileNotFoundError
+        with subprocess.Popen([path, *command[1:]], env=environ) as child:
+            while True:
+                try:
+                    return child.wait()
+                except KeyboardInterrupt:
+                    pass  # the command gets it too, and decides
+    import signal
+
+    # Python ignores these, and the command would inherit that.
+    ignored = (signal.SIGPIPE, signal.SIGXFSZ)
+    before = [signal.signal(number, signal.SIG_DFL) for number in ignored]
+    try:
+        os.execvpe(command[0], command, environ)
+    finally:  # only if it cannot be run
+        for number, action in zip(ignored, before):
+            signal.signal(number, action)
+
+
 def _exec(options: Any) -> int:
-    command = options.rest
     token, _ = _minted(options)
     environ = dict(os.environ)
     if options.only_bedrock:
-        gone = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "AWS_PROFILE",
-                "AWS_DEFAULT_PROFILE", "AWS_CREDENTIAL_EXPIRATION", "AWS_WEB_IDENTITY_", "AWS_ROLE_", "AWS_CONTAINER_")
-        environ = {name: value for name, value in environ.items() if not name.startswith(gone)}
-    environ.update(_variables(options, token))
-    environ.setdefault("AWS_DEFAULT_REGION", token.region)
-    if not options.quiet:
-        _note(f"the token ends at {_rfc3339(token.expiration)}")
-        if environ["AWS_DEFAULT_REGION"] != token.region:
-            _note(f"note: AWS_DEFAULT_REGION is another region than the token's, which is {token.region}")
+        environ = {name: value for name, value in environ.items() if not name.startswith(_OTHER_CREDENTIALS)}
+    region = environ.get("AWS_DEFAULT_REGION") or token.region
+    environ.update(_variables(options, token), AWS_DEFAULT_REGION=region)
+    if region != token.region and not options.quiet:
+        _note(f"note: AWS_DEFAULT_REGION is another region than that of the token, {token.region}")
     try:
-        if os.name == "nt":
-            import subprocess
-
-            return subprocess.call(command, env=environ)
-        import signal
-
-        for ignored in {"SIGPIPE", "SIGXFSZ"} & set(dir(signal)):  # by Python, and the command would inherit that
-            signal.signal(getattr(signal, ignored), signal.SIG_DFL)
-        os.execvpe(command[0], command, environ)
+        return _run_command(options.rest, environ)
     except (OSError, ValueError) as error:
         missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
-        _note(f"{command[0]}: {'command not found' if missing else getattr(error, 'strerror', None) or error}")
+        why = "command not found" if missing else getattr(error, "strerror", None) or error
+        _note(_printable(f"{options.rest[0]}: {why}", 2000))
         return 127 if missing else 126
 
 
-def _inspect(options: Any) -> int:
-    """What a token says, with the warnings that people need."""
-    import json
-
+def _token_to_inspect() -> tuple[str, list[str]]:
+    """The token on stdin, else in the environment, without what was pasted with it; and warnings of that."""
     raw = "" if sys.stdin is None or sys.stdin.isatty() else _read_stdin()
-    raw = raw if raw.strip() else os.environ.get(_BEARER_VARIABLE, "")
+    if not raw.strip():
+        raw = os.environ.get(_BEARER_VARIABLE, "")
     text = raw.strip()
     token = (text[7:] if text[:7].lower() == "bearer " else text).strip("\"' \t")
     if not token:
-        raise BedrockTokenError(f"no token: pipe one in, or set {_BEARER_VARIABLE}")
+        raise BedrockTokenError("no token", f"pipe one in, or set {_BEARER_VARIABLE}")
+
     warnings = []
     if raw.rstrip("\r\n") != text:
         warnings.append("there are blanks or line breaks around the token")
     if token != text:
         warnings.append('there are quotes or the word "Bearer" around the token')
+    if 1024 in (len(token), len(text)):
+        warnings.append("it has 1,024 characters: setx on Windows cuts values there")
+    return token, warnings
+
+
+def _state_of(facts: dict[str, Any], settings: _Settings) -> tuple[bool, str, list[str]]:
+    """Whether a token of these facts is valid now, the same in words, and warnings."""
+    if facts["kind"] == "long-term":
+        unknown = "a long-term key does not say when it ends or where it works; prefer short-term ones"
+        return True, "valid", [unknown]
+
+    warnings = []
+    left = (facts["expires_at"] - settings.now()).total_seconds()
+    early = left - facts["expires_in"]
+    state = f"valid, {_duration(left)} left" if left > 0 else f"expired {_duration(-left)} ago"
+    if early >= 300:  # SigV4 tolerates clocks that are less than five minutes apart
+        state = f"not valid yet, in {_duration(early)}"
+        warnings.append("the clock here, or where the token was made, is wrong")
+    if facts["temporary"]:
+        warnings.append("made from temporary credentials: the token ends with them, which may be earlier")
+    region = next(filter(None, map(settings.variable, _REGION_VARIABLES)), facts["region"])
+    if region != facts["region"]:
+        warnings.append(f"the token works in {facts['region']} only, but the region set here is {region}")
+    return left > 0 and early < 300, state, warnings
+
+
+def _inspect(options: Any) -> int:
+    token, warnings = _token_to_inspect()
     try:
         facts = decode_token(token)
     except ValueError as error:
-        trap = " (setx on Windows cuts values at 1,024 characters)" if 1024 in (len(token), len(text)) else ""
-        raise BedrockTokenError(f"{error}{trap}") from None
-    now = options.config.now()
-    state, valid = "valid", True
-    if facts["kind"] == "long-term":
-        warnings.append("a long-term key: nothing in it says when it ends or where it is good; prefer short-term ones")
-    else:
-        left = (facts["expires_at"] - now).total_seconds()
-        early = (facts["issued_at"] - now).total_seconds()
-        valid = left > 0 and early < 300  # SigV4 bears clocks that are five minutes apart
-        state = f"valid, {_duration(left)} left" if valid else f"expired {_duration(-left)} ago"
-        if early >= 300:
-            state = f"not valid yet, in {_duration(early)}"
-            warnings.append("the clock here, or where the token was made, is wrong")
-        if facts["temporary"]:
-            warnings.append("made from temporary credentials: the token ends with them, which may be earlier")
-        region = next(filter(None, map(options.config.variable, _REGION_VARIABLES)), facts["region"])
-        if region != facts["region"]:
-            warnings.append(f"the token works in {facts['region']} only, but the region set here is {region}")
+        cut = [warning for warning in warnings if "setx" in warning]
+        raise BedrockTokenError(str(error), *cut) from None
+    valid, state, more = _state_of(facts, options.settings)
+    warnings += more
+
     shown = {name: _rfc3339(fact) if isinstance(fact, datetime) else fact for name, fact in facts.items()}
+    short_term = facts["kind"] == "short-term"
     if options.format == "json":
-        if "expires_at" in facts:
-            shown["seconds_left"] = max(0, int((facts["expires_at"] - now).total_seconds()))
-        _write(json.dumps({"state": state, "valid": valid, **shown, "warnings": warnings}, indent=2) + "\n")
-        return 0 if valid else 1
-    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb" or not sys.stdout.isatty()
-    rows = {"state": state if plain else f"\033[{32 if valid else 31}m{state}\033[0m", **shown}
-    if "temporary" in shown:
-        rows["temporary"] = "yes" if shown["temporary"] else "no"
-        if "account_id" in shown:
-            rows["account_id"] += " (encoded in the key id; AWS does not promise it)"
-    _write("".join([f"{name.replace('_', ' '):<14} {value}\n" for name, value in rows.items()]))
-    for warning in warnings:
-        _note(f"warning: {warning}")
+        if short_term:
+            left = facts["expires_at"] - options.settings.now()
+            shown["seconds_left"] = max(0, int(left.total_seconds()))
+        _print_json({"state": state, "valid": valid, **shown, "warnings": warnings})
+    else:
+        if short_term:
+            shown["temporary"] = "yes" if facts["temporary"] else "no"
+        if short_term and "account_id" in shown:
+            shown["account_id"] += " (encoded in the key id; AWS does not promise it)"
+        rows = {"state": state, **shown}.items()
+        _write("".join([f"{name.replace('_', ' '):<14} {fact}\n" for name, fact in rows]))
+        for warning in warnings:
+            _note(f"warning: {warning}")
     return 0 if valid else 1
 
 
 def _check(options: Any) -> int:
     """Whether Bedrock accepts the token that would be used, by one cheap call."""
-    config = options.config
-    bearer, region = _bearer(config, None)
-    whose = f"the token in {_BEARER_VARIABLE}" if config.variable(_BEARER_VARIABLE) else "a newly made token"
-    accepted, more, deadline = f"accepted in {region}: {whose}", "", time.monotonic() + options.timeout
+    settings, model, timeout = options.settings, options.model, options.timeout
+    bearer, settings.region_given = _bearer(settings, None)
+    own = settings.variable(_BEARER_VARIABLE)
+    whose = f"the token in {_BEARER_VARIABLE}" if own else "a newly made token"
+    accepted = f"accepted in {settings.region_given}: {whose}"
+    body, path, endpoint = None, "/foundation-models", "bedrock"
+    if model:
+        hello = [{"role": "user", "content": [{"text": "Hi"}]}]
+        body = {"messages": hello, "inferenceConfig": {"maxTokens": 1}}
+        path, endpoint = _model_path(model, "converse"), "bedrock-runtime"
+
     try:
-        if options.model:
-            say = {"messages": [_user_says("Hi")], "inferenceConfig": {"maxTokens": 1}}
-            response = _converse(config, "converse", options.model, bearer, say, options.timeout)
-            more = f", and {options.model} answers"
-        else:
-            path = "/foundation-models"
-            response = _call_bedrock(config, "bedrock", "GET", path, bearer, region, None, options.timeout)
-        _answer(response, deadline)
+        answer, _ = _ask_bedrock(settings, path, body, endpoint=endpoint, token=bearer, timeout=timeout)
+        if not isinstance(_document_of(answer, timeout), dict):
+            raise BedrockTokenError("Bedrock's answer is not a JSON object (a proxy in between?)")
+        outcome = f", and {model} answers" if model else ""
     except BedrockError as error:
-        # Bedrock looks at the token first: whatever it complains of else proves that the token is good.
-        other = any(text in error.message for text in ("not authorized to perform", "access to the model"))
-        proven = error.code and not error.hint and (other if error.status == 403 else error.status in (400, 404, 429))
-        if proven and options.model:
-            raise BedrockTokenError(f"{whose} is accepted in {region}, but {options.model} fails: {error}") from error
-        if not proven:
+        # Bedrock looks at the token first: whatever else it complains of proves that the token is good.
+        proven = error.status in (400, 404, 429)
+        if error.status == 403:
+            others = ("not authorized to perform", "access to the model")
+            proven = any(text in error.message for text in others)
+        if not proven or not error.code or error.hint:
             raise
-        more = f"; it proves the token that Bedrock refuses the call itself: {error.message}"
-    _write(f"{accepted}{more}\n")
+        if model:
+            raise BedrockTokenError(f"{accepted}, but {model} fails: {error}") from error
+        outcome = f"; Bedrock accepted the token but refused the call: {error.message}"
+    _write(f"{accepted}{outcome}\n")
     return 0
 
 
-def _user_says(text: str) -> dict[str, Any]:
-    return {"role": "user", "content": [{"text": text}]}
-
-
-def _talk(options: Any) -> int:
+def _converse(options: Any) -> int:
     text = options.rest[0] if options.rest else _read_stdin()
     if not text.strip():
-        raise BedrockTokenError("nothing to say: give a text as the last argument or on stdin")
-    say = {"messages": [_user_says(text)]}
-    reason = ""
-    usage: dict[str, Any] = {}
-    for event in _events(_converse(options.config, "converse-stream", options.model, None, say, options.timeout)):
-        piece = event.get("contentBlockDelta", {}).get("delta", {}).get("text")
+        raise BedrockTokenError("nothing to say", "give a text as the last argument or on stdin")
+    path = _model_path(options.model, "converse-stream")
+    body = {"messages": [{"role": "user", "content": [{"text": text}]}]}
+    answer, bearer = _ask_bedrock(
+        options.settings, path, body, timeout=options.timeout, accept="application/vnd.amazon.eventstream"
+    )
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    for event in _events(answer, path, bearer, options.timeout):
+        block = event.get("contentBlockDelta", {})
+        delta = block.get("delta", {}) if isinstance(block, dict) else None
+        piece = delta.get("text", "") if isinstance(delta, dict) else None
+        if not isinstance(piece, str):
+            raise BedrockTokenError("Bedrock's stream holds a text of another form than Converse's")
+        if terminal:  # it would obey what a model was made to say
+            piece = "".join([char if char.isprintable() or char in "\n\t\u200d" else " " for char in piece])
         if piece:
             _write(piece)
-        reason = event.get("messageStop", {}).get("stopReason", reason)
-        usage = event.get("metadata", {}).get("usage", usage)
     _write("\n")
-    if not options.quiet:
-        _note(f"{reason}, {usage.get('inputTokens', '?')} tokens in, {usage.get('outputTokens', '?')} out")
     return 0
+
+
+def _proxy_connection(
+    settings: _Settings, provider: TokenProvider, upstream: str, key: str, hosts: list[str]
+) -> type[BaseHTTPRequestHandler]:
+    """What serves one client's connection, with the proxy's key and its names."""
+    from http.server import BaseHTTPRequestHandler
+
+    class Connection(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def setup(self) -> None:
+            super().setup()
+            self.link = _Link(self.connection, 0.0)
+            self.rfile = self.link.makefile("rb")
+
+        def handle_one_request(self) -> None:
+            self.link.deadline = time.monotonic() + _CLIENT_PATIENCE
+            super().handle_one_request()
+
+        def handle_expect_100(self) -> bool:
+            return True  # the client may go on once it is known who asks
+
+        def __getattr__(self, name: str) -> Callable[[], None]:
+            if name.startswith("do_"):
+                return self.answer
+            raise AttributeError(name)
+
+        def answer(self) -> None:
+            try:
+                target = _target_of(self, key, hosts)
+                answer, content = _forward(settings, provider, upstream + target, self, _request_body(self))
+            except (_Refused, BedrockTokenError, OSError, ValueError) as error:
+                status, why = error.args if isinstance(error, _Refused) else (502, str(error))
+                text = (_printable(why, 2000) + "\n").encode("utf-8")
+                self.send_response_only(status)
+                self.send_header("Content-Type", "text/plain; charset=utf-8")
+                self.send_header("Content-Length", str(len(text)))
+                self.send_header("Connection", "close")  # a body left unread must not pass for a request
+                self.end_headers()
+                self.wfile.write(text)
+            else:
+                _pass_on(self, answer, content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    return Connection
+
+
+def _proxy(options: Any) -> int:
+    """Serve, one thread a connection, until SIGTERM or Ctrl-C. The addresses go to stdout."""
+    import signal
+    from socketserver import ThreadingTCPServer
+
+    class Server(ThreadingTCPServer):
+        allow_reuse_address = os.name != "nt"  # there, another program could listen too
+        daemon_threads = True
+        request_queue_size = 128
+
+        def handle_error(self, *_: object) -> None:
+            pass  # a client that has gone
+
+    key = os.environ.get("BEDROCK_TOKEN_PROXY_KEY") or os.urandom(24).hex()
+    if len(key) < 16 or not _is_plain(key):
+        raise CredentialsError("BEDROCK_TOKEN_PROXY_KEY must have at least 16 characters, and no blanks")
+    provider = TokenProvider(None, options.region, options.expires_in, profile=options.profile)
+    provider._mfa_code = _ask_on_terminal
+    region = provider().region  # or an error, before anybody relies on it
+    upstream = _endpoint(options.settings, options.endpoint.replace("-", "_"), region)
+    hosts: list[str] = []
+    connection = _proxy_connection(options.settings, provider, upstream, key, hosts)
+    try:
+        server = Server(("127.0.0.1", options.port), connection)
+    except OSError as error:
+        raise BedrockTokenError(f"port {options.port} cannot be used: {error.strerror or error}") from error
+
+    try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        with server:
+            port = server.server_address[1]
+            hosts += [f"127.0.0.1:{port}", f"localhost:{port}"]
+            base = f"http://127.0.0.1:{port}"
+            openai = base + _OPENAI_PATHS[options.endpoint]
+            _write(
+                f"export OPENAI_BASE_URL={openai}\nexport OPENAI_API_KEY={key}\n"
+                f"export ANTHROPIC_BEDROCK_BASE_URL={base}\nexport BEDROCK_TOKEN_PROXY_KEY={key}\n"
+            )
+            server.serve_forever()
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+def _lifetime(text: str) -> int:
+    import re
+
+    parts = re.fullmatch(r"(?=.)(?:(\d{1,5})h)?(?:(\d{1,5})m)?(?:(\d{1,5})s?)?", text, re.ASCII)
+    if parts is None:
+        raise ValueError("must be like 3600, 90m, 12h or 1h30m")
+    hours, minutes, seconds = [int(part or 0) for part in parts.groups()]
+    return _whole_seconds(hours * 3600 + minutes * 60 + seconds, 1, _TOKEN_LIFETIME, "it")
+
+
+def _variable_name(text: str) -> str:
+    if not (text.isascii() and text.isidentifier()):
+        raise ValueError("must be a name of letters, digits and _")
+    return text
+
+
+def _timeout(text: str) -> float:
+    if not 0 < float(text) <= 3600:
+        raise ValueError("must be seconds, above 0 and at most 3600")
+    return float(text)
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 5) or int(text) > 65535:
+        raise ValueError("must be a number from 0 to 65535")
+    return int(text)
+
+
+def _add_options(add: Callable[..., object], command: str) -> None:
+    """Add a command's options, or those of none, "". A default would undo what stands before the command."""
+    from argparse import ArgumentTypeError
+
+    def checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
+        def value(text: str) -> Any:
+            try:
+                return check(text)
+            except ValueError as error:
+                raise ArgumentTypeError(str(error)) from None
+        return value
+
+    if command == "exec":
+        add("--only-bedrock", action="store_true", help="remove AWS keys and profiles from its environment")
+    elif command == "inspect":
+        add("--format", choices=["text", "json"], help="text by default")
+        return
+    elif command == "check":
+        add("--model", metavar="ID", help="also ask this model or inference profile (one output token)")
+    elif command == "converse":
+        add("--model", metavar="ID", required=True, help="model or inference profile")
+        add("rest", nargs="*", metavar="TEXT", help="what to say; from stdin if it is not given")
+    elif command == "proxy":
+        add("--port", type=checked(_port), metavar="N", help="8790 by default, 0 for any free port")
+        add("--endpoint", choices=_ENDPOINTS, help="bedrock-runtime by default")
+    else:
+        add("--format", choices=["token", "json", *_FORMATS], help="token by default")
+        add("--version", action="version", version=f"bedrock_token {__version__}")
+    add("--region", type=checked(_region_name), help="region of the token, for example us-east-1")
+    add("--profile", help="profile in ~/.aws/config and ~/.aws/credentials")
+    add("-q", "--quiet", action="store_true", help="no notes on stderr, only errors")
+    if command in ("check", "converse"):
+        add("--timeout", type=checked(_timeout), metavar="SECONDS", help="60 by default")
+    else:
+        add("--expires-in", type=checked(_lifetime), metavar="TIME", help="3600, 90m, 12h (the default)")
+    if command in ("", "exec"):
+        add("--service", choices=list(_SERVICES), help="what takes the token; bedrock by default")
+        add("--var", type=checked(_variable_name), action="append", metavar="NAME",
+            help=f"variable to set instead of {_BEARER_VARIABLE}; can be repeated")
 
 
 def _parse_arguments(argv: list[str], options: Any) -> None:
+    """Put what the arguments say into `options`, which holds the defaults."""
     import argparse
     import re
 
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> NoReturn:
-            super().error(re.sub(r"[\w+/=-]{40,}", "...", message))  # it quotes its input, which may hold a token
+            super().error(re.sub(r"[\w+/=-]{40,}", "...", message))  # it quotes arguments: a token, perhaps
 
-    def option(check: Callable[[str], Any]) -> Callable[[str], Any]:
-        def checked(text: str) -> Any:
-            try:
-                return check(text)
-            except (ValueError, OverflowError) as error:
-                raise argparse.ArgumentTypeError(str(error)) from None
-        return checked
-
-    def lifetime(text: str) -> int:
-        parts = re.fullmatch(r"(?=.)(?:(\d{1,5})h)?(?:(\d{1,5})m)?(?:(\d{1,5})s?)?", text, re.ASCII)
-        if parts is None:
-            raise ValueError("must be like 3600, 90m, 12h or 1h30m")
-        hours, minutes, seconds = (int(part or 0) for part in parts.groups())
-        return _whole_seconds(hours * 3600 + minutes * 60 + seconds, 1, _TOKEN_LIFETIME, "it")
-
-    def variable(text: str) -> str:
-        if not (text.isascii() and text.isidentifier()):
-            raise ValueError("must be a name of letters, digits and _")
-        return text
-
-    def timeout(text: str) -> float:
-        if not 0 < float(text) <= 3600:
-            raise ValueError("must be seconds, above 0 and at most 3600")
-        return float(text)
-
-    def add_common(to: argparse.ArgumentParser) -> None:
-        to.add_argument("--region", type=option(_region), help="region the token is for, for example us-east-1")
-        to.add_argument("--profile", help="profile in ~/.aws/config and ~/.aws/credentials")
-        to.add_argument("-q", "--quiet", action="store_true", help="no notes on stderr, only errors")
-
-    def add_minting(to: argparse.ArgumentParser) -> None:
-        to.add_argument("--expires-in", type=option(lifetime), metavar="TIME", help="3600, 90m, 12h (the default)")
-        to.add_argument("--var", type=option(variable), action="append", metavar="NAME",
-                        help=f"variable to set instead of {_BEARER_VARIABLE}; can be repeated")
-
-    def add_command(name: str, run: Callable[[Any], int], text: str) -> argparse.ArgumentParser:
-        examples = "\n".join(line for line in _EXAMPLES.splitlines() if f"bedrock_token {name}" in line)
-        added = commands.add_parser(name, help=text, description=f"{text}\n\nexamples:\n{examples}", **style)
-        added.set_defaults(run=run)
-        return added
-
-    # No option has a default here: a subcommand's would replace what stands before the subcommand.
-    style: Any = {
+    program = "python -m bedrock_token"
+    style: dict[str, Any] = {
         "formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": _EPILOG, "allow_abbrev": False,
         "argument_default": argparse.SUPPRESS,
     }
-    parser = Parser(prog="python -m bedrock_token", description=_EXAMPLES, **style)
-    add_common(parser)
-    add_minting(parser)
-    parser.add_argument("--format", choices=["token", "json", *_FORMATS], help="token by default")
-    parser.add_argument("--version", action="version", version=f"bedrock_token {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", title="commands, each with a --help of its own")
-    execute = add_command("exec", _exec, "run a command with the token in its environment")
-    execute.usage = "python -m bedrock_token exec [options] -- COMMAND [ARG ...]"
-    execute.add_argument("--only-bedrock", action="store_true", help="take AWS keys and profiles out of that")
-    add_minting(execute)
-    inspect = add_command("inspect", _inspect, "what a token says; it comes from stdin or the environment")
-    inspect.add_argument("--format", choices=["text", "json"], help="text by default")
-    check = add_command("check", _check, "is the token accepted, and if not, why")
-    check.add_argument("--model", metavar="ID", help="try this model or inference profile, one token long")
-    talk = add_command("converse", _talk, "stream one answer to stdout")
-    talk.add_argument("--model", metavar="ID", required=True, help="model or inference profile")
-    talk.add_argument("text", nargs="?", metavar="TEXT", help="what to say; from stdin if it is not given")
-    for command in (execute, check, talk):
-        add_common(command)
-    for command in (check, talk):
-        command.add_argument("--timeout", type=option(timeout), metavar="SECONDS", help="60 by default")
+    parser = Parser(prog=program, usage=f"{program} [options] [COMMAND ...]", description=_EXAMPLES, **style)
+    _add_options(parser.add_argument, "")
+    title = "commands, each with a --help of its own"
+    commands = parser.add_subparsers(prog=program, metavar="COMMAND", title=title)
+    for name, run, operands, text in (
+        ("exec", _exec, " -- COMMAND [ARG ...]", "run a command with the token in its environment"),
+        ("inspect", _inspect, "", "show what a token says, from stdin or the environment"),
+        ("check", _check, "", "ask Bedrock whether it accepts the token, and if not, why"),
+        ("converse", _converse, " --model ID [TEXT]", "stream one answer to stdout"),
+        ("proxy", _proxy, "", "run a loopback proxy that adds a valid token to every request"),
+    ):
+        examples = [line for line in _EXAMPLES.splitlines() if f"bedrock_token {name}" in line]
+        command = commands.add_parser(
+            name, help=text, description="\n".join([text, "", "examples:", *examples]),
+            usage=f"{program} {name} [options]{operands}", **style,
+        )
+        command.set_defaults(run=run)
+        _add_options(command.add_argument, name)
 
+    # argparse would take the value of an unknown option for a command.
+    known = {"-h", "--help", "--version", "-q", *["--" + name.replace("_", "-") for name in vars(options)]}
     here = argv.index("--") if "--" in argv else len(argv)
+    for before, argument in zip(["", *argv], argv[:here]):
+        name = argument.partition("=")[0]
+        if name not in known and (name[:2] == "--" or name[:1] == "-" and before[:1] != "-"):
+            parser.error(f"unknown option {name}")
+
     _, unknown = parser.parse_known_args(argv[:here], options)
-    options.rest = [*([] if options.text is None else [options.text]), *argv[here + 1:]]
+    if unknown and unknown[0][:1] == "-":
+        parser.error(f"unknown option {unknown[0].partition('=')[0]}")
+    options.rest += argv[here + 1:]
     if options.run is _exec and not options.rest:
         parser.error("exec: the command to run must follow --")
-    if unknown or len(options.rest) > {_exec: len(options.rest), _talk: 1}.get(options.run, 0):
-        parser.error("there is an argument too much; a token is never taken from the command line")
+    text_given = options.run is _converse and len(options.rest) == 1
+    if unknown or (options.rest and options.run is not _exec and not text_given):
+        parser.error("unexpected argument; a token is never taken from the command line")
     if options.var and options.run is not _exec and options.format not in _FORMATS:
         parser.error("--var goes with a --format that sets variables")
 
@@ -2302,18 +3506,19 @@ def _command(argv: list[str]) -> int:
     from types import SimpleNamespace
 
     options = SimpleNamespace(
-        run=_print_token, region=None, profile=None, quiet=False, expires_in=_TOKEN_LIFETIME, var=None, format=None,
-        only_bedrock=False, timeout=60.0, model=None, text=None, rest=[],
+        run=_print_token, region=None, profile=None, quiet=False, expires_in=_TOKEN_LIFETIME, var=None,
+        format=None, only_bedrock=False, timeout=60.0, model=None, rest=[], service="bedrock", port=8790,
+        endpoint="bedrock-runtime",
     )
-    if argv:  # without arguments, as credential helpers are run, there is nothing to parse and argparse to load
+    if argv:  # credential helpers are run without arguments, and need no argparse
         _parse_arguments(argv, options)
-    options.config = _Config(None, options.profile, options.region, mfa_code=_ask_on_terminal)
+    options.settings = _Settings(None, options.profile, options.region, mfa_code=_ask_on_terminal)
     return int(options.run(options))
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status. Answers go to stdout, all else to stderr."""
-    if sys.stderr is None:  # closed by who started us; print and argparse would take stdout instead
+    if sys.stderr is None:  # closed by who started us: print and argparse would turn to stdout
         sys.stderr = open(os.devnull, "w")
     try:
         try:
@@ -2324,11 +3529,15 @@ def main(argv: list[str] | None = None) -> int:
             return int(stop.code or 0)
     except KeyboardInterrupt:
         return 130
-    except (BedrockTokenError, ValueError, OSError) as error:
-        if isinstance(error, BrokenPipeError):  # whoever read our output has gone, as "| head" does
-            return 141
+    except BrokenPipeError:  # whoever read our output has gone, as "| head" does
+        return 141
+    except MemoryError:
+        _note("out of memory")
+    except NoCredentialsError as error:
         _note(str(error))
-        return 1
+    except (BedrockTokenError, ValueError, OSError) as error:
+        _note(_printable(" ".join(str(error).split()), 4000))
+    return 1
 
 
 if __name__ == "__main__":
