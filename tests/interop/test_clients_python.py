@@ -102,7 +102,8 @@ def test_a_recipe_goes_on_past_the_end_of_its_token(client, scene, capsys):
 
 def test_every_block_with_a_package_is_a_recipe():
     packages = "^(import|from) (anthropic|boto3|langchain_aws|litellm|openai)\\b"
-    recipes = ["^answer = " + re.escape(call) for call in RECIPES.values()] + ["CustomLogger"]
+    recipes = ["^answer = " + re.escape(call) for call in RECIPES.values()]
+    recipes += ["CustomLogger", "AnthropicAWS"]
     assert sorted(code for _, code in blocks("python", packages)) == sorted(
         block("python", holds) for holds in recipes)
 

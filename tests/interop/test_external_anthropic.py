@@ -16,6 +16,7 @@ import token_generator_for_aws_external_anthropic as generator
 import bedrock_token as bt
 from tests.fake_aws import Fake, answer, require
 from tests.helpers import NOON, SECRET, cases
+from tests.interop.recipes import block
 from tests.interop.reference import MESSAGES_ANSWER, botocore_at, botocore_keys, check_bearer
 
 SERVICE = "aws-external-anthropic"
@@ -122,6 +123,12 @@ def test_the_client_takes_up_a_new_token(platform, monkeypatch):
         assert client.messages.create(**QUESTION).content[0].text == "Hello, world"
         now += 301  # then the provider looks whether the credentials have changed
     assert platform.callers == ["AKIAONE", "ASIATWO"]
+
+
+def test_the_recipe_of_the_manual(platform, capsys):
+    exec(compile(block("python", "AnthropicAWS"), "README.md", "exec"), {})
+    assert capsys.readouterr().out == "Hello, world\n"
+    assert platform.callers == ["AKIAONE"]
 
 
 def test_the_asyncio_client_takes_the_token(platform):
