@@ -1,10 +1,11 @@
-"""Every test runs without the user's AWS settings, in an empty home, on loopback alone."""
+"""Every test runs without the user's settings, in an empty home, on loopback alone."""
 
 import io
 import ipaddress
 import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,9 +14,19 @@ from tests.command_line import seen
 from tests.fake_aws import PEM, BedrockRuntime, Sts
 from tests.helpers import ENV_BASE, KEYS, WEB_TOKEN, known_keys, role, write_home
 
+_PREFIXES = ("aws_", "anthropic_", "claude_", "openai_")
 _REMOVED = {
-    "http_proxy", "https_proxy", "no_proxy", "all_proxy", "no_color",
-    "ssl_cert_file", "ssl_cert_dir", "requests_ca_bundle", "userprofile", "homedrive", "homepath",
+    "http_proxy", "https_proxy", "no_proxy", "all_proxy", "bedrock_token_proxy_key",
+    "ssl_cert_file", "ssl_cert_dir", "requests_ca_bundle", "curl_ca_bundle", "sslkeylogfile",
+    "userprofile", "homedrive", "homepath",
+    "columns", "no_color", "force_color", "python_colors",
+}
+# A checkout may belong to another user: git then refuses it, and the home is not the one whose
+# settings say otherwise.
+_GIT = {
+    "GIT_CONFIG_COUNT": "1",
+    "GIT_CONFIG_KEY_0": "safe.directory",
+    "GIT_CONFIG_VALUE_0": Path(__file__).resolve().parents[1].as_posix(),
 }
 
 
@@ -23,8 +34,10 @@ _REMOVED = {
 def home(monkeypatch, tmp_path_factory):
     """The test's own empty home folder."""
     for name in list(os.environ):
-        if name.upper().startswith("AWS_") or name.lower() in _REMOVED:
+        if name.lower().startswith(_PREFIXES) or name.lower() in _REMOVED:
             monkeypatch.delenv(name)
+    for name, value in _GIT.items():
+        monkeypatch.setenv(name, value)
     folder = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
