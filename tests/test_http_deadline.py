@@ -4,7 +4,6 @@ The servers stop by a clock of their own, 20 seconds long. No time is measured: 
 the client has left before that.
 """
 
-import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -217,12 +216,3 @@ def test_next_address_of_a_host(environ, runtime, resolve):
                 (socket.AF_INET, closed.getsockname()),
                 (socket.AF_INET, address_of(runtime)))
         assert converse(environ, AWS_ENDPOINT_URL_BEDROCK_RUNTIME="http://service.test")
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows refuses what a full queue would keep waiting")
-def test_all_addresses_of_a_host_share_the_time(environ, runtime, resolve, full):
-    """Where each had the whole time, the last would still be reached, and answer."""
-    resolve(*[(socket.AF_INET, full)] * 6, (socket.AF_INET, address_of(runtime)))
-    with pytest.raises(bt.BedrockTokenError):
-        converse(environ, AWS_ENDPOINT_URL_BEDROCK_RUNTIME="http://service.test")
-    assert runtime.requests == []

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 import bedrock_token as bt
-from tests import fake_aws
+from tests import fake_aws, fake_bedrock
 from tests.helpers import (
     FILE, KEY_ID, ROOT, SECRET, SOURCE, SSO_CACHE, TREE, bare_environment, cases, imported,
     is_standard,
@@ -87,7 +87,7 @@ def manual(home, tmp_path):
     folder.mkdir()
     shutil.copy(FILE, folder)
     with fake_aws.Sts(keys=keys) as sts, fake_aws.SsoPortal() as sso, \
-            fake_aws.BedrockRuntime() as bedrock:
+            fake_bedrock.Bedrock() as bedrock:
         yield SimpleNamespace(folder=folder, environ=bare_environment(
             home, AWS_ENDPOINT_URL_STS=sts.url, AWS_ENDPOINT_URL_SSO=sso.url,
             AWS_ENDPOINT_URL_BEDROCK=bedrock.url, AWS_ENDPOINT_URL_BEDROCK_RUNTIME=bedrock.url,
@@ -157,6 +157,16 @@ def test_the_first_command_mints_a_token(shell):
     token, = shell(fenced("sh")[0][2]).split()
     facts = bt.decode_token(token)
     assert (facts["access_key_id"], facts["region"]) == (KEY_ID, "us-east-1")
+
+
+def test_the_first_screen_shows_what_inspect_prints(shell):
+    """All but the times, which are of another day."""
+    command, *shown = re.findall(r"^    (.+)$", README.partition("\n## ")[0], re.MULTILINE)
+    assert command.startswith("$ ")
+    token = shell(fenced("sh")[0][2]).strip()
+    printed = shell(f"echo {token} | python3 -m bedrock_token inspect").splitlines()
+    changes = re.compile(r"\d+ h \d+ min|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ|valid, .* left")
+    assert [changes.sub("...", line) for line in shown] == [changes.sub("...", line) for line in printed]
 
 
 @pytest.mark.parametrize("code", examples("yaml", READ_HERE))
@@ -255,7 +265,7 @@ def test_the_manual_names_every_public_name():
     assert [name for name in bt.__all__ if f"`{name}`" not in README] == []
 
 
-@pytest.mark.parametrize("command", ["", "exec", "inspect", "check", "converse"])
+@pytest.mark.parametrize("command", ["", "exec", "proxy", "inspect", "check", "converse"])
 def test_the_manual_names_every_option(command, capsys):
     assert bt.main([*command.split(), "--help"]) == 0
     text = capsys.readouterr().out

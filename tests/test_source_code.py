@@ -19,7 +19,7 @@ from tests.helpers import (
 
 PUBLIC = [
     "BedrockError", "BedrockTokenError", "Credentials", "CredentialsError", "NoCredentialsError",
-    "NoRegionError", "Token", "TokenProvider", "assume_role", "converse", "converse_stream",
+    "NoRegionError", "Token", "TokenProvider", "assume_role", "call", "call_stream", "converse", "converse_stream",
     "decode_token", "get_token", "load_credentials", "load_region", "presign", "provide_token",
 ]
 
@@ -221,7 +221,7 @@ def test_the_banners_are_those_of_the_map_in_the_docstring():
 def test_sections_come_in_the_order_of_what_they_depend_on():
     order = [
         "errors", "values", "Signature Version 4", "minting", "reading and presigning", "settings", "HTTP",
-        "credential sources", "the chain", "TokenProvider", "calling Bedrock", "command line",
+        "credential sources", "the chain", "TokenProvider", "calling Bedrock", "proxy", "command line",
     ]
     assert [title for _, title in BANNERS] == order
 
@@ -360,9 +360,9 @@ def test_what_mints_is_short():
 
 
 def test_the_file_is_short():
-    assert len(LINES) < 3000
-    assert len(SOURCE) < 150_000
-    assert len([line for line in LINES if len(line) > 110]) <= 40
+    assert len(LINES) < 3600
+    assert len(SOURCE) < 170_000
+    assert [number for number, line in enumerate(LINES, 1) if len(line) > 110] == []
 
 
 def test_functions_are_short():
@@ -438,7 +438,8 @@ def test_nothing_else_stands_at_the_top():
         ".ci", ".gitattributes", ".gitignore", "LICENSE", "README.md", "bedrock_token.py",
         "setup.cfg", "tests", "vendored_test_vectors",
     }
-    assert [path for path in listed.split("\0") if path.startswith(".ci/")] == [".ci/run"]
+    assert [path for path in listed.split("\0") if path.startswith(".ci/")] == [
+        ".ci/newer-python", ".ci/run", ".ci/windows-python"]
 
 
 def test_test_modules_are_short_and_stand_alone():
