@@ -1687,7 +1687,8 @@ def _sts(settings: _Settings, parameters: dict[str, str], signer: Credentials | 
         found = ElementTree.fromstring(content).find(".//{*}Credentials")
     except (ElementTree.ParseError, ValueError, LookupError):
         raise CredentialsError("the answer is not XML") from None
-    return _from_document(settings, {child.tag.rpartition("}")[2]: child.text for child in found or ()})
+    children = () if found is None else found  # an element without children is false
+    return _from_document(settings, {child.tag.rpartition("}")[2]: child.text for child in children})
 
 
 def _role_parameters(role: str, session_name: str, duration: str, now: float, **more: str) -> dict[str, str]:

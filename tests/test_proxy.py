@@ -73,7 +73,7 @@ class Running:
         """Its status, at last."""
         if self.process.poll() is None:
             if number is None:
-                self.process.kill()
+                self.process.terminate()
             else:
                 self.process.send_signal(number)
         status = self.process.wait(LONG)
