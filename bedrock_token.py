@@ -1428,7 +1428,10 @@ def _run(settings: _Settings, command: str | list[str]) -> Credentials:
     try:
         program = subprocess.Popen(command, env=dict(settings.environ), stdout=pipe, stderr=pipe)
     except (OSError, ValueError) as error:
-        raise CredentialsError(f"the program cannot be started: {error}") from error
+        words = command if isinstance(command, list) else command.split('"' if command[:1] == '"' else None)
+        name = next(filter(None, words), "")  # Windows does not say which program it misses
+        why = getattr(error, "strerror", None) or error
+        raise CredentialsError(f"the program {name} cannot be started: {why}") from error
 
     problem = ""
     try:
