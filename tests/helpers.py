@@ -179,7 +179,9 @@ class Threads:
         while frame:
             stack.append((frame.f_code.co_filename, frame.f_code.co_name))
             frame = frame.f_back
-        waiting = {(file, "wait") for file in (threading.__file__, bt.__file__)}
+        # Not threading.__file__, which need not be the source.
+        files = threading.Event.wait.__code__.co_filename, bt.__file__
+        waiting = {(file, "wait") for file in files}
         return not waiting.isdisjoint(stack[:1]) and bt.__file__ in dict(stack)
 
     def join(self):

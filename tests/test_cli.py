@@ -4,7 +4,6 @@ import io
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import sys
@@ -241,7 +240,7 @@ ERRORS = [
     ("half a profile", PROFILE, a_profile("aws_access_key_id = A\n"), [
         "profile p", "aws_secret_access_key"]),
     ("process", PROFILE, a_profile(
-        f"credential_process = {shlex.quote(sys.executable)} -c 'raise SystemExit(\"no way\")'\n"
+        f"credential_process = \"{sys.executable}\" -c \"raise SystemExit('no way')\"\n"
     ), ["profile p", r"status 1\b", "no way"]),
     ("process that is not there", PROFILE, a_profile("credential_process = /nowhere/tool\n"), [
         "profile p", "/nowhere/tool"]),
@@ -407,6 +406,8 @@ INTERRUPTED = [
 
 
 @on_posix
+@pytest.mark.skipif(sys.implementation.name == "pypy", reason=(
+    "PyPy notices a signal that comes just before a wait only after that wait"))
 @pytest.mark.parametrize("args, env", cases(INTERRUPTED))
 def test_interrupted(args, env, interruptible):
     asked = threading.Event()

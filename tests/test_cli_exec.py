@@ -99,7 +99,9 @@ def test_default_region_is_kept(default, noted):
 
 
 def test_passes_arguments_and_no_token():
-    given = ["--", "-q", "--help", "", "a b", "*", "$HOME", "'", "ä"]
+    given = ["--", "-q", "--help", "", "a b", "*", "$HOME", "'"]
+    if sys.getfilesystemencoding() == "utf-8":  # not so in the C locale without UTF-8 mode
+        given.append("ä")
     result = child("exec", "--", *SHOW, *given)
     assert json.loads(result.out)[1] == given
 

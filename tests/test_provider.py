@@ -17,8 +17,8 @@ import pytest
 import bedrock_token as bt
 from tests.helpers import SECRET, Clock, Source, Threads, cases, run, until
 
-# Soon after 1970: there a float still tells a nanosecond.
-START = 1000.0
+# Soon after 1970: there a float still tells a nanosecond. Windows knows no time before.
+START = 10000.0
 HOUR = 3600
 
 
@@ -500,8 +500,8 @@ def test_not_configured(variables, error, environ):
 
 
 def test_expiration_of_the_environments_credentials_is_by_the_given_clock(environ, clock):
-    environ.update(ENVIRONMENT, AWS_CREDENTIAL_EXPIRATION="1970-01-01T01:00:00Z")
-    assert bt.TokenProvider(environ=environ, clock=clock)().expiration == at(HOUR)
+    environ.update(ENVIRONMENT, AWS_CREDENTIAL_EXPIRATION="1970-01-01T03:00:00Z")
+    assert bt.TokenProvider(environ=environ, clock=clock)().expiration == at(3 * HOUR)
 
 
 @pytest.mark.parametrize("old, new, says", cases([
