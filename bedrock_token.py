@@ -989,7 +989,7 @@ class _Link(io.RawIOBase):
         return io.BufferedReader(self)
 
     def close(self) -> None:
-        super().close()
+        # Without super().close(), at which what reads from here would complain when it is collected.
         self.socket.close()
 
 

@@ -96,6 +96,19 @@ def posix(reason):
     return pytest.mark.skipif(os.name == "nt", reason=reason)
 
 
+def cpython(reason):
+    return pytest.mark.skipif(sys.implementation.name != "cpython", reason=reason)
+
+
+def encodable(text):
+    """Whether it can be an argument or a variable of a program here: not all can in the C locale."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def token_of(payload):
     """A short-term key that says this."""
     return PREFIX + b64encode(payload.encode()).decode()

@@ -22,7 +22,7 @@ from tests.fake_aws import (
     NOT_VALID, BedrockRuntime, Fake, Forever, Imds, answer, event, frame, stream,
 )
 from tests.helpers import (
-    ARN, ENV_BASE, FILE, KEYS, LATER, MESSAGES, MODEL, SECRET, SSO_CACHE, START_URL, cases,
+    cpython, ARN, ENV_BASE, FILE, KEYS, LATER, MESSAGES, MODEL, SECRET, SSO_CACHE, START_URL, cases,
     everything_in, posix, write_home,
 )
 
@@ -494,6 +494,7 @@ sys.exit(bedrock_token.main(sys.argv[1:]))
 MANY_OBJECTS = b"[" + 7_990_000 * b"{}," + b"{}]"
 
 
+@cpython("PyPy ends the process itself where there is no memory")
 @posix("needs limits for memory")
 @pytest.mark.parametrize("arguments, fault", cases([
     ("answer", ["check", "--model", MODEL], answer(200, MANY_OBJECTS)),
