@@ -441,7 +441,8 @@ def test_command_line_without_a_terminal(environ, sts, configure, cache):
     configure()
     write(cache, entry(60))
     run = dict(env={**os.environ, **environ}, cwd=ROOT, timeout=60,
-               stdin=subprocess.DEVNULL, capture_output=True, text=True)
+               stdin=subprocess.DEVNULL, capture_output=True, text=True,
+               creationflags=getattr(subprocess, "DETACHED_PROCESS", 0))  # no console on Windows
     command = [sys.executable, "-m", "bedrock_token", "--profile", "p"]
     result = subprocess.run(command, **run)
     assert result.returncode == 0
