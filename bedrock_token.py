@@ -3072,11 +3072,12 @@ def _ask_on_terminal(serial: str) -> str:
     import getpass
     import warnings
 
-    if os.name != "nt" or (sys.stdin is not None and sys.stdin.isatty()):  # else it would wait for ever
-        unable = contextlib.suppress(getpass.GetPassWarning, EOFError, OSError)
-        with unable, warnings.catch_warnings():
-            warnings.simplefilter("error")  # it warns before it reads, and shows, what is no terminal
-            return getpass.getpass(f"Code of the MFA device {serial}: ")
+    unable = contextlib.suppress(getpass.GetPassWarning, EOFError, OSError)
+    with unable, warnings.catch_warnings():
+        warnings.simplefilter("error")  # it warns before it reads, and shows, what is no terminal
+        if os.name == "nt":
+            open("CONIN$").close()  # an OSError without a console, for whose keys it would wait for ever
+        return getpass.getpass(f"Code of the MFA device {serial}: ")
     raise CredentialsError(f"the role asks for a code of the MFA device {serial}, and there is no terminal")
 
 

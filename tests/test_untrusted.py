@@ -467,6 +467,7 @@ link.sendall(b"finished")
 """
 
 
+@posix("on Windows one cannot wait for several pipes, so all of it is read")
 @pytest.mark.parametrize("streams", ["stdout", "both"])
 def test_endless_output_of_a_program(program, streams):
     """Nobody waits for 200 MB: the program is ended."""
@@ -806,7 +807,7 @@ def soon():
 @full
 def test_exec_with_a_full_stderr(command, soon):
     done = with_full_stderr(command("exec", "--", sys.executable, "-c", "print('ran')", **soon))
-    assert (done.returncode, done.stdout) == (0, b"ran\n")
+    assert (done.returncode, done.stdout.split()) == (0, [b"ran"])
 
 
 @full
