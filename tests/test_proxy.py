@@ -208,8 +208,8 @@ def test_random_key(start, bedrock):
     assert proxies[0].ask(headers={"Authorization": f"Bearer {second}"})[0] == 401
 
 
-@pytest.mark.parametrize("key", filter(encodable, [
-    "short", "k" * 15, "a key with some blanks", "k" * 16 + "\u00e9"]), ids=ascii)
+@pytest.mark.parametrize("key", [*filter(encodable, [
+    "short", "k" * 15, "a key with some blanks", "k" * 16 + "\u00e9"])], ids=ascii)
 def test_key_refused(key, home):
     failure = refusal(environment(home, **KEYS, BEDROCK_TOKEN_PROXY_KEY=key))
     assert "BEDROCK_TOKEN_PROXY_KEY" in failure
@@ -256,8 +256,8 @@ def test_port_in_use(home):
     assert port in failure
 
 
-@pytest.mark.parametrize("port", filter(encodable, [
-    "65536", "-1", "http", "", "80.5", "1e3", "\u0661"]), ids=ascii)
+@pytest.mark.parametrize("port", [*filter(encodable, [
+    "65536", "-1", "http", "", "80.5", "1e3", "\u0661"])], ids=ascii)
 def test_port_refused(port, home):
     assert "--port" in refusal(environment(home, **KEYS), f"--port={port}", status=2)
 
