@@ -3303,6 +3303,7 @@ def _proxy_connection(
 
         def setup(self) -> None:
             super().setup()
+            self.rfile.close()  # it would keep the socket open until it is collected
             self.link = _Link(self.connection, 0.0)
             self.rfile = self.link.makefile("rb")
 
