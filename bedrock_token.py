@@ -64,9 +64,11 @@ if TYPE_CHECKING:
     from http.client import HTTPResponse
     from http.server import BaseHTTPRequestHandler
     from typing import Any, NoReturn
-
     Pairs = Iterable[tuple[str, str]]
-    Source = tuple[str, str, Callable[["_Settings", "_Profile"], "Credentials | None"]]
+    Lifetime = int | timedelta
+    Environ = Mapping[str, str] | None
+    MfaCode = Callable[[str], str] | None  # a device's serial number -> six digits
+    Source = tuple[str, tuple[str, ...], Callable[["_Settings", "_Profile"], "Credentials | None"]]
 
 # https://docs.aws.amazon.com/bedrock/latest/userguide/api-keys-how.html and AWS's own token generators.
 # A service -> how its long-term keys begin, and their users' names; the variable that its clients read.
@@ -142,7 +144,7 @@ def _is_plain(text: object) -> bool:
     return text.isascii() and text.isprintable() and text.split() == [text]
 
 
-def _whole_seconds(value: int | timedelta, least: int, most: int, name: str) -> int:
+def _whole_seconds(value: Lifetime, least: int, most: int, name: str) -> int:
     """A lifetime as an int. A fraction is dropped: nothing outlives what was asked for."""
     if isinstance(value, timedelta):
         if timedelta(seconds=least) <= value <= timedelta(seconds=most):
@@ -433,7 +435,6 @@ def _mint(
 def _account_of(access_key_id: str) -> str | None:
     """The account id in a key id made since 2019. A community finding, not AWS's word."""
     import base64
-
     if len(access_key_id) != 20 or access_key_id[4] not in "QRSTUVWXYZ234567":
         return None
     try:
@@ -458,8 +459,6 @@ def _long_term_facts(text: str, service: str) -> dict[str, Any]:
 def _short_term_facts(text: str, service: str) -> dict[str, Any]:
     """What a presigned call of the service says, each value found by its name."""
     from urllib.parse import unquote
-
-    # 1. It is a call that makes a token.
     address, _, query = text.partition("?")
     pairs = [pair.partition("=") for pair in query.split("&")]
     values = {name: unquote(value) for name, _, value in pairs}
@@ -469,23 +468,21 @@ def _short_term_facts(text: str, service: str) -> dict[str, Any]:
     missing = [name for name in needed if not values.get(name)]
     if missing:
         raise ValueError(f"the token is damaged or cut off: {', '.join(missing)} missing")
-    if len(values) < len(pairs):
-        raise ValueError("the token is damaged: a parameter stands in it twice")
 
-    # 2. Who signed it, for where, and from when to when it is good.
     credential, date, expires = said = [values[name] for name in needed[:3]]
     try:
         access_key_id, _, region, *_ = credential.rsplit("/", 4)
         issued_at = datetime.strptime(f"{date}+0000", "%Y%m%dT%H%M%SZ%z")
         lifetime = _whole_seconds(int(expires), 1, _TOKEN_LIFETIME, "X-Amz-Expires")
         expires_at = issued_at + timedelta(seconds=lifetime)
+        # Spelled as it is signed: "+60", or the date of another day, is in no token.
+        scope = f"{access_key_id}/{date[:8]}/{region}/{service}/aws4_request"
+        if said != [scope, _timestamp(issued_at), str(lifetime)] or not _is_plain(credential):
+            raise ValueError
     except (ValueError, OverflowError):
-        raise ValueError("the token is damaged: its scope, date or lifetime cannot be read") from None
-
-    # 3. Spelled as it is signed: "+60" or the date of another day are in no token.
-    scope = f"{access_key_id}/{date[:8]}/{region}/{service}/aws4_request"
-    if said != [scope, _timestamp(issued_at), str(lifetime)] or not _is_plain(credential):
-        raise ValueError("the token is damaged: its scope, date or lifetime is not as it is signed")
+        raise ValueError("the token is damaged: its scope, date or lifetime is not as it is signed") from None
+    if len(values) < len(pairs):
+        raise ValueError("the token is damaged: a parameter stands in it twice")
     facts = {
         "kind": "short-term", "access_key_id": access_key_id, "account_id": _account_of(access_key_id),
         "region": region, "service": service, "issued_at": issued_at, "expires_at": expires_at,
@@ -512,7 +509,6 @@ def decode_token(token: str) -> dict[str, Any]:
     `user_name`, `account_id`. Raises ValueError if it is neither, or damaged.
     """
     import base64
-
     if not isinstance(token, str):
         raise TypeError(f"token must be a string, not {type(token).__name__}")
     kind = _kind_of(token)
@@ -522,12 +518,10 @@ def decode_token(token: str) -> dict[str, Any]:
     service, prefix, facts_of = kind
 
     try:
-        text = base64.b64decode(token[len(prefix):], validate=True).decode("ascii", "replace")
-    except ValueError:
-        text = ""
-    try:
-        if not text:
-            raise ValueError("the token is damaged or cut off")
+        try:
+            text = base64.b64decode(token[len(prefix):], validate=True).decode("ascii", "replace")
+        except ValueError:
+            raise ValueError("the token is damaged or cut off") from None
         return facts_of(text, service)
     except ValueError as error:
         raise ValueError(f"{error} (it has {len(token)} characters)") from None
@@ -536,7 +530,6 @@ def decode_token(token: str) -> dict[str, Any]:
 def _canonical_uri(path: str) -> str:
     """The path with dot and empty segments removed, and each segment encoded."""
     import posixpath
-
     normal = posixpath.normpath("/" + path.strip("/"))
     slash = "/" if normal != "/" and path.endswith("/") else ""
     return _uri_encode(normal).replace("%2F", "/") + slash
@@ -563,7 +556,7 @@ def _check_request(method: str, host: str, path: str, query: Pairs, headers: Pai
 def presign(
     method: str, host: str, path: str = "/", query: Pairs = (), *, headers: Pairs = (),
     body: bytes | None = b"", service: str, region: str, credentials: Credentials,
-    expires_in: int | timedelta = 900, now: datetime | None = None,
+    expires_in: Lifetime = 900, now: datetime | None = None,
 ) -> str:
     """Presign any AWS request: the URL that makes it, good for `expires_in` seconds (1 to 604800) from `now`.
 
@@ -608,7 +601,6 @@ def _section_key(header: str, kind: str) -> tuple[str, str] | None:
     """What a section's header names, as (type, name); None for a section that is to be ignored."""
     import re
     import shlex
-
     if kind == "credentials":
         return ("profile", header) if re.fullmatch(r"[^ \t]+", header) else None
     if header == "default":
@@ -630,7 +622,6 @@ def _parse_config(text: str, file: str, kind: str) -> dict[tuple[str, str], dict
     Raises CredentialsError with file and line, never with what the line says.
     """
     import re
-
     is_name = re.compile(r"[A-Za-z0-9_\-/.%@:+]+").fullmatch
     comment = re.compile(r"[ \t][#;].*")
     sections: dict[tuple[str, str], dict[str, Any]] = {}
@@ -758,8 +749,8 @@ class _Settings:
     """What one call goes by: the environment, the profile, the region given in code, and the clock."""
 
     def __init__(
-        self, environ: Mapping[str, str] | None, profile: str | None = None, region: str | None = None,
-        mfa_code: Callable[[str], str] | None = None, clock: Callable[[], float] = time.time,
+        self, environ: Environ, profile: str | None = None, region: str | None = None,
+        mfa_code: MfaCode = None, clock: Callable[[], float] = time.time,
     ) -> None:
         self.environ = os.environ if environ is None else environ
         self.files = _Files(
@@ -816,38 +807,42 @@ _URL = r"(https?)://(([a-z0-9._-]+|\[(?=[0-9a-f.]*:)[0-9a-f:.]+\])(?::([0-9]{1,5
 class _Url:
     """An http(s) URL, taken apart once and strictly: what is checked is what the connection will use."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, name: str = "it") -> None:
         import re
-
         found = re.fullmatch(_URL, url, re.IGNORECASE | re.ASCII)
-        if found is None:
-            raise ValueError("not an http(s) address")
+        if found is None or not 0 < int(found[4] or 1) < 65536:
+            raise CredentialsError(f"{name} is not an http(s) address")
         self.scheme = found[1].lower()
         self.address = found[2]  # as in a Host header
         self.host = found[3].strip("[]").lower()
         self.port = int(found[4] or (443 if self.scheme == "https" else 80))
         self.authority = f"{found[3]}:{self.port}"  # as CONNECT names it
         self.target = found[5] or "/"
-        if not 0 < self.port < 65536:
-            raise ValueError("not an http(s) address, its port is out of range")
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.address}{self.target}"
 
 
+def _is_target(path: object) -> bool:
+    """Whether it can stand in a request's first line: a path, percent-encoded, with a query or without."""
+    try:
+        return _Url(f"http://host{path}").target == path
+    except CredentialsError:
+        return False
+
+
 def _configured_endpoint(settings: _Settings, service: str) -> str:
     """The service's endpoint URL, else that of all, in the environment, else in the profile; or empty."""
+    profile, files = settings.profile, settings.files
     if settings.is_on("ignore_configured_endpoint_urls"):
         return ""
-    url = settings.variable(f"AWS_ENDPOINT_URL_{service.upper()}") or settings.variable("AWS_ENDPOINT_URL")
-    if url:
-        return url
-
-    profile = settings.profile
+    for name in (f"AWS_ENDPOINT_URL_{service.upper()}", "AWS_ENDPOINT_URL"):
+        if settings.variable(name):
+            return settings.variable(name)
     name = profile.get("services")
-    services = profile.files.section("services", name) if name else {}
+    services = files.section("services", name) if name else {}
     if services is None:
-        raise CredentialsError(f"profile {profile.name}: services {name} is not in {profile.files.config}")
+        raise CredentialsError(f"profile {profile.name}: services {name} is not in {files.config}")
     section = services.get(service)
     url = section.get("endpoint_url", "") if isinstance(section, dict) else ""
     return url or profile.get("endpoint_url")
@@ -857,12 +852,8 @@ def _endpoint(settings: _Settings, service: str, region: str | None) -> str:
     """What URL, without a slash at its end, the SERVICE in AWS_ENDPOINT_URL_<SERVICE> is called at."""
     url = _configured_endpoint(settings, service)
     if url:
-        try:
-            _Url(url)
-            if "?" in url or "@" in url:
-                raise ValueError("more than an address and a path")
-        except ValueError as error:
-            raise CredentialsError(f"the endpoint URL configured for {service} is {error}") from None
+        if "?" in str(_Url(url, f"the endpoint URL configured for {service}")):
+            raise CredentialsError(f"the endpoint URL configured for {service} must end with its path")
         return url.rstrip("/")
     if region is None:  # only STS is called without one
         return "https://sts.amazonaws.com"
@@ -904,7 +895,6 @@ class _NoAnswer(CredentialsError):
 def _tls_context(settings: _Settings) -> tuple[ssl.SSLContext, str]:
     """What to trust, and the setting that names it; "" where the system's own certificates are trusted."""
     import ssl
-
     for name in ("AWS_CA_BUNDLE", "ca_bundle", "REQUESTS_CA_BUNDLE", ""):
         bundle = settings.path(settings.profile.get(name) if name == "ca_bundle" else settings.variable(name))
         if bundle:
@@ -928,7 +918,6 @@ def _proxy_for(settings: _Settings, url: _Url) -> tuple[_Url | None, list[tuple[
     """The proxy to go through or None, the header that the user in its URL makes, and the secrets in that."""
     import re
     from urllib.parse import unquote, unquote_to_bytes
-
     name = f"{url.scheme}_proxy"
     value = settings.variable(name)
     if url.scheme == "https" or "REQUEST_METHOD" not in settings.environ:  # else it is a CGI caller's header
@@ -936,7 +925,6 @@ def _proxy_for(settings: _Settings, url: _Url) -> tuple[_Url | None, list[tuple[
     if not value:
         return None, [], []
     from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
-
     exceptions = settings.variable("no_proxy") or settings.variable("NO_PROXY")
     if proxy_bypass_environment(url.address, {"no": exceptions}):
         return None, [], []
@@ -945,7 +933,7 @@ def _proxy_for(settings: _Settings, url: _Url) -> tuple[_Url | None, list[tuple[
     login, address = found.groups() if found else (None, "")
     try:
         proxy = _Url(f"http://{address}")
-    except ValueError:
+    except CredentialsError:
         form = 'http://[USER:PASSWORD@]HOST[:PORT], with any "/" or "@" of the password as %2F or %40'
         raise CredentialsError(f"{name.upper()} is not the address of a proxy: only {form}") from None
     if login is None:
@@ -993,48 +981,49 @@ class _Link(io.RawIOBase):
         self.socket.close()
 
 
-class _Answer:
-    """An answer whose head has come. Its body is read in the time that the connection has left."""
+class _Answer(io.RawIOBase):
+    """An answer whose head has come; a file of its body as it comes. _NoAnswer where that is not complete."""
 
-    def __init__(self, link: _Link, response: HTTPResponse, secrets: list[str]) -> None:
+    def __init__(
+        self, link: _Link, response: HTTPResponse, secrets: list[str], explain: Callable[..., _NoAnswer]
+    ) -> None:
         self.status, self.reason, self.headers = response.status, response.reason, response.headers
-        self.content = b""
+        self.content = b""  # once read_all() was called
         self.secrets = secrets  # that the proxy was told
-        self.close = response.close
-        self._link = link
-        self._response = response
+        self.patience = 0.0  # seconds for each piece; 0 for all in the time that the connection has left
+        self._link, self._response, self._missing = link, response, response.length or 0
+        self._explain = explain
+        self.close = response.close  # type: ignore[method-assign]
 
-    def pieces(self, patience: float | None = None) -> Iterator[bytes]:
-        """The body as it comes, within `patience` seconds for each piece. OSError if it is not complete."""
-        expected, received = self._response.length, 0
-        with self._response:
-            while expected is None or received < expected:
-                if patience is not None:
-                    self._link.deadline = time.monotonic() + patience
-                piece = self._response.read1(65536)
-                if not piece:
-                    break
-                received += len(piece)
-                yield piece
-        if expected is not None and received < expected:
-            raise ConnectionError("the answer is cut off")
+    def readable(self) -> bool:
+        return True
 
-    def read(self, limit: int) -> bytes:
-        """The whole body, kept as `content`, of at most `limit` bytes."""
-        content = bytearray()
-        for piece in self.pieces():
-            content += piece
-            if len(content) > limit:
-                self.close()
-                raise OSError(f"the answer has more than {limit // 1024} KiB")
-        self.content = bytes(content)
+    def readinto(self, buffer: Any) -> int:
+        from http.client import HTTPException
+        if self.patience:
+            self._link.deadline = time.monotonic() + self.patience
+        try:
+            piece = self._response.read1(len(buffer))
+            if not piece and self._missing:
+                raise ConnectionError("the answer is cut off")
+            self._missing = max(self._missing - len(piece), 0)
+            buffer[:len(piece)] = piece
+            return len(piece)
+        except (OSError, HTTPException) as error:
+            failure = self._explain(error)
+        raise failure
+
+    def read_all(self, limit: int) -> bytes:
+        """The whole body, kept as `content`, if it has at most `limit` bytes."""
+        self.content = io.BufferedReader(self).read(limit + 1)
+        if len(self.content) > limit:
+            raise self._explain(OSError(f"the answer has more than {limit // 1024} KiB"))
         return self.content
 
 
 def _connect(url: _Url, deadline: float) -> socket.socket:
     """A connection to the first of the host's addresses that takes one. Each gets its share of the time."""
     import socket
-
     addresses = socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
     failure = OSError(f"{url.host} has no address")
     for tried, (family, kind, protocol, _, address) in enumerate(addresses):
@@ -1053,7 +1042,6 @@ def _connect(url: _Url, deadline: float) -> socket.socket:
 def _exchange(link: _Link, method: str, path: str, headers: Pairs, body: bytes | None = None) -> HTTPResponse:
     """Send a request, and receive the head of its answer, passing over those that only announce one (1xx)."""
     from http.client import HTTPConnection, HTTPResponse
-
     connection = HTTPConnection("")  # which knows how to write a request
     connection.set_debuglevel(0)  # a program may have made all of them print what is sent
     connection.sock = link
@@ -1094,7 +1082,6 @@ def _open(url: _Url, proxy: _Url | None, login: Pairs, tls: ssl.SSLContext | Non
 def _parse_json(data: bytes | bytearray | str) -> Any:
     """The document, or None. An error would quote the text, which may hold credentials."""
     import json
-
     try:
         return json.loads(data)
     except (ValueError, RecursionError, MemoryError):
@@ -1112,7 +1099,6 @@ def _quoted(text: str, secrets: Iterable[str | None], limit: int = 500) -> str:
     """What somebody said, fit for a message: on one line, without the secrets, whole or in parts of 10."""
     from difflib import SequenceMatcher
     from urllib.parse import quote
-
     text = " ".join(text[:4000].split())
     for secret in filter(None, secrets):
         for spelled in (secret, quote(secret), quote(secret, safe="")):
@@ -1131,7 +1117,6 @@ def _error_of(answer: _Answer, secrets: Iterable[str | None] = ()) -> tuple[str,
     """Code and message of an error in AWS's JSON or XML, or in OpenAI's, without secrets it may repeat."""
     import html
     import re
-
     text = answer.content.decode("utf-8", "replace").strip()
     found = _parse_json(text)
     if not isinstance(found, dict):
@@ -1157,51 +1142,46 @@ def _failure(error: Exception, url: _Url, proxy: _Url | None, timeout: float, bu
     """What an error of a connection means. `bundle` is the setting that names the CA bundle."""
     import socket
     import ssl
-
-    why, hint, passing = "the answer is not HTTP", "", False
-    late = isinstance(error, (TimeoutError, socket.timeout))
-    through = f" through the proxy {proxy.address}" if proxy and not late else ""
-    if late:
-        why = f"no answer within {timeout:g} s"
+    why, hint, kind = "the answer is not HTTP", "", ""
+    if isinstance(error, (TimeoutError, socket.timeout)):
+        why, kind = f"no answer within {round(timeout, 1):g} s", "late"
     elif isinstance(error, ssl.SSLCertVerificationError):
         why = f"its certificate is not trusted ({error.verify_message})"
         if error.verify_code in (2, 18, 19, 20, 21):  # the issuer is not known
             hint = "behind a proxy that inspects TLS, set AWS_CA_BUNDLE to a file that holds its certificate"
             if bundle:
                 hint = f"the file in {bundle} does not hold the certificate of its issuer"
-        elif error.verify_code >= 79:
-            hint = "Python 3.13 and newer refuse certificates made like this one; it must be issued anew"
     elif isinstance(error, OSError):
-        why = error.strerror or str(error)
-        passing = True
+        why, kind = error.strerror or str(error), "passing"
+    through = f" through the proxy {proxy.address}" if proxy and kind != "late" else ""
 
     failure = _NoAnswer(f"{url.address} cannot be used{through}: {why}", hint)
-    failure.timed_out = late
-    failure.passing = passing
+    failure.timed_out, failure.passing = kind == "late", kind == "passing"
     failure.__cause__ = error if isinstance(error, OSError) else None  # others quote the answer
     return failure
 
 
-def _is_passing(answer: _Answer, resend: bool, model: bool) -> bool:
-    """Whether an answer speaks of trouble that will pass, and the request may be sent again."""
-    if model:
-        return answer.status in (429, 503)
-    throttled = answer.status == 400 and _error_of(answer)[0] in _TRANSIENT_CODES
-    return resend and (throttled or answer.status == 429 or answer.status >= 500)
-
-
-def _pause(attempt: int, outcome: _Answer | _NoAnswer, model: bool) -> float:
-    """Seconds until the next attempt, for a model those of the "standard" retry mode.
+def _pause(attempt: int, outcome: _Answer | _NoAnswer, resend: bool, model: bool) -> float | None:
+    """Seconds until the next attempt, for a model those of the "standard" retry mode; None if it is the last.
 
     https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
     """
     import random
-
+    asked_for = ""
+    if isinstance(outcome, _NoAnswer):
+        again = outcome.passing and (resend or not outcome.sent)
+    elif model:
+        again = outcome.status in (429, 503)
+        asked_for = outcome.headers.get("Retry-After", "").strip()[:9]
+    else:
+        throttled = outcome.status == 400 and _error_of(outcome)[0] in _TRANSIENT_CODES
+        again = resend and (throttled or outcome.status == 429 or outcome.status >= 500)
+    if not again:
+        return None
     if not model:
         return min(0.1 * 3.0 ** (attempt - 1), 1.0) * random.uniform(0.7, 1.3)
     backoff = random.random() * min(2.0 ** (attempt - 1), 20.0)
-    asked_for = outcome.headers.get("Retry-After", "").strip() if isinstance(outcome, _Answer) else ""
-    return max(float(asked_for[:9]), backoff) if asked_for.isascii() and asked_for.isdigit() else backoff
+    return max(float(asked_for), backoff) if asked_for.isascii() and asked_for.isdigit() else backoff
 
 
 def _send(
@@ -1216,7 +1196,6 @@ def _send(
     until the time is over. `model`: a call of a model, made again only if it was refused for now.
     """
     from http.client import HTTPException
-
     # 1. What is said to whom.
     target, deadline = _Url(url), time.monotonic() + timeout
     proxy, login, secrets = _proxy_for(settings, target) if proxied else (None, [], [])
@@ -1231,6 +1210,9 @@ def _send(
     if body is not None:
         said.append(("Content-Length", str(len(body))))
 
+    def explain(error: Exception) -> _NoAnswer:
+        return _failure(error, target, proxy, timeout, bundle)
+
     # 2. Until there is an outcome that stands.
     attempt = 0
     while True:
@@ -1240,23 +1222,21 @@ def _send(
         outcome: _Answer | _NoAnswer
         try:
             link = _open(target, proxy, login, context, deadline)
-            outcome = _Answer(link, _exchange(link, method, path, said, body), secrets)
+            outcome = _Answer(link, _exchange(link, method, path, said, body), secrets, explain)
             if limit is not None:
-                outcome.read(limit)
-            again = _is_passing(outcome, resend, model)
-        except (OSError, HTTPException, ValueError) as error:
+                outcome.read_all(limit)
+        except (OSError, HTTPException, ValueError, _NoAnswer) as error:
             if link is not None:
                 link.close()  # or it would stay open for as long as somebody keeps the error
-            outcome = _failure(error, target, proxy, timeout, bundle)
+            outcome = error if isinstance(error, _NoAnswer) else explain(error)
             outcome.sent = link is not None
-            again = outcome.passing and (resend or not outcome.sent)
             patient = patient or (awaited and isinstance(error, ConnectionRefusedError))
-        wait = _pause(attempt, outcome, model)
-        if not again or not patient or time.monotonic() + wait >= deadline:
+        pause = _pause(attempt, outcome, resend, model)
+        if pause is None or not patient or time.monotonic() + pause >= deadline:
             break
         if isinstance(outcome, _Answer):
             outcome.close()
-        time.sleep(wait)
+        time.sleep(pause)
     if isinstance(outcome, _NoAnswer):
         raise outcome
     return outcome
@@ -1282,7 +1262,10 @@ _CACHE_PATIENCE = 2.0  # seconds that another process may take to rewrite a file
 _PROGRAM_TIMEOUT = 60.0  # seconds
 _KEYS = ("AccessKeyId", "SecretAccessKey", "SessionToken")
 _SSO_CLIENT = ("clientId", "clientSecret", "refreshToken")
-_CONTAINER_HOSTS = ("localhost", "169.254.170.2", "169.254.170.23", "fd00:ec2::23", "::1")
+# Where container credentials may be asked for without TLS; other spellings of an address are refused.
+_CONTAINER_HOSTS = (
+    r"localhost|127(\.(\d|[1-9]\d|1\d\d|2[0-4]\d|25[0-5])){3}|::1|169\.254\.170\.23?|fd00:ec2::23"
+)
 
 
 def _named(credentials: Credentials, source: str) -> Credentials:
@@ -1294,17 +1277,21 @@ def _first_of(settings: _Settings, profile: _Profile, sources: Iterable[Source])
     """The credentials of the first source that is configured, with its name on them or on its error."""
     for name, configured_by, find in sources:
         name = name.replace("profile", f"profile {profile.name}")
-        skipped = profile.given and name.startswith("environment")
-        settings.found = "skipped: a profile is named" if skipped else "not set"
+        settings.found, found = "not set", None
         try:
-            found = None if skipped else find(settings, profile)
+            if profile.given and name.startswith("environment"):
+                settings.found = "skipped: a profile is named"
+            elif not configured_by or any(
+                settings.variable(key) if key.isupper() else profile[key] for key in configured_by
+            ):
+                found = find(settings, profile)
         except CredentialsError as error:
             raise CredentialsError(f"{name}: {error.message}", error.hint) from error
         except ValueError as error:
             raise CredentialsError(f"{name}: {error}") from None
         if found is not None:
             return _named(found, f"{name}, {found.source}" if found.source else name)
-        settings.looked.append(f"{name} ({configured_by}): {settings.found}")
+        settings.looked.append(f"{name} ({', '.join(configured_by) or 'EC2'}): {settings.found}")
     return None
 
 
@@ -1334,13 +1321,17 @@ def _seconds_left(settings: _Settings, ends: object) -> float:
 
 def _checked(settings: _Settings, keys: dict[str, Any], ends: datetime | None) -> Credentials:
     """`keys` are access key id, secret access key and session token, in this order, by their names."""
+    id_name, secret_name, token_name = keys
+    missing = [name for name in (id_name, secret_name) if not keys[name]]
+    if missing:
+        raise CredentialsError(f"{' and '.join(missing)} missing")
     for name, value in keys.items():
-        if value and not _is_plain(value):
-            raise CredentialsError(f"{name} has blanks or other characters that no key has")
+        no_key_id = name == id_name and not str(value).replace("_", "x").isalnum()
+        if value and not _is_plain(value) or no_key_id:
+            raise CredentialsError(f"{name} has blanks, quotes or other characters that no key has")
     if ends and ends <= settings.now():
         raise CredentialsError(f"the credentials have expired already, at {ends.isoformat()}")
-    key_id, secret, session_token = keys.values()
-    return Credentials(key_id, secret, session_token, ends)
+    return Credentials(keys[id_name], keys[secret_name], keys[token_name], ends)
 
 
 def _from_document(settings: _Settings, document: Any, *, temporary: bool = True) -> Credentials:
@@ -1349,26 +1340,11 @@ def _from_document(settings: _Settings, document: Any, *, temporary: bool = True
     keys = {name: fields.get(name.lower()) for name in _KEYS}
     keys["SessionToken"] = keys["SessionToken"] or fields.get("token")
     expiration = fields.get("expiration") or fields.get("expiresat")
-    needed = [*keys.items(), ("Expiration", expiration)][:4 if temporary else 2]
-    missing = [name for name, value in needed if not value]
-    if missing:
-        raise CredentialsError(f"{' and '.join(missing)} missing in the answer")
-    ends = _time_of(expiration or "")
+    ends = _time_of(expiration)
     if expiration and not ends:
         raise CredentialsError("the expiration of the credentials is not a time")
-    return _checked(settings, keys, ends)
-
-
-def _static_keys(settings: _Settings, keys: dict[str, str], ends: datetime | None) -> Credentials | None:
-    """As _checked(); None where neither of the first two keys is set."""
-    (id_name, key_id), (secret_name, secret), _ = keys.items()
-    if not key_id and not secret:
-        return None
-    if not key_id or not secret:
-        there, missing = (id_name, secret_name) if key_id else (secret_name, id_name)
-        raise CredentialsError(f"{there} is set, but {missing} is not")
-    if not key_id.replace("_", "x").isalnum():
-        raise CredentialsError(f"{id_name} has blanks, quotes or other characters that no key id has")
+    if temporary and not (ends and keys["SessionToken"]):
+        raise CredentialsError("SessionToken or Expiration missing in the answer")
     return _checked(settings, keys, ends)
 
 
@@ -1377,35 +1353,31 @@ def _from_environment(settings: _Settings, _: _Profile) -> Credentials | None:
     keys = {name: settings.variable(name) for name in names}
     expiration = settings.variable("AWS_CREDENTIAL_EXPIRATION")
     ends = _time_of(expiration)
-    if expiration and not ends and any(keys.values()):
+    if expiration and not ends:
         raise CredentialsError("AWS_CREDENTIAL_EXPIRATION is not a time")
-    return _static_keys(settings, keys, ends)
+    return _checked(settings, keys, ends)
 
 
 def _from_static_keys(settings: _Settings, profile: _Profile) -> Credentials | None:
     names = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+    keys = {name: profile[name] for name in names}
     # What tools write beside temporary keys, in any form.
     common = ("aws_session_expiration", "aws_credential_expiration", "aws_expiration")
     notes = [profile[name] for name in ("x_security_token_expires", *common, "expiration")]
     ends = [_time_of(int(note[:20]) * 1000 if note.isascii() and note.isdigit() else note) for note in notes]
-    keys = {name: profile[name] for name in names}
-    return _static_keys(settings, keys, min(filter(None, ends), default=None))
+    return _checked(settings, keys, min(filter(None, ends), default=None))
 
 
 def _output_of(program: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, bytes]:
     """A program's stdout, and the beginning of its stderr, which a terminal shows: it may ask something."""
     import selectors
-
     output, said = bytearray(), b""
     terminal = sys.stderr and sys.stderr.isatty()
     with selectors.DefaultSelector() as selector:
         for pipe in (program.stdout, program.stderr):
             selector.register(pipe, selectors.EVENT_READ)  # type: ignore[arg-type]
         while selector.get_map():
-            ready = selector.select(max(deadline - time.monotonic(), 0))
-            if time.monotonic() >= deadline:
-                raise TimeoutError
-            for key, _ in ready:
+            for key, _ in selector.select(max(deadline - time.monotonic(), 0)):
                 piece = os.read(key.fd, 65536)
                 if not piece:
                     selector.unregister(key.fileobj)
@@ -1415,21 +1387,20 @@ def _output_of(program: subprocess.Popen[bytes], deadline: float) -> tuple[bytes
                     said = (said + piece)[:1000]
                     if terminal:
                         os.write(sys.stderr.fileno(), piece)
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"it did not end within {_PROGRAM_TIMEOUT:g} s")
             if len(output) > _CREDENTIAL_LIMIT:
                 raise OSError(f"it printed more than {_CREDENTIAL_LIMIT // 1024} KiB")
     return bytes(output), said
 
 
-def _run(settings: _Settings, command: str | list[str]) -> Credentials:
+def _run(settings: _Settings, command: str | list[str], name: str) -> Credentials:
     """Credentials from what a program prints, run without a shell."""
     import subprocess
-
     pipe, deadline = subprocess.PIPE, time.monotonic() + _PROGRAM_TIMEOUT
     try:
         program = subprocess.Popen(command, env=dict(settings.environ), stdout=pipe, stderr=pipe)
     except (OSError, ValueError) as error:
-        words = command if isinstance(command, list) else command.split('"' if command[:1] == '"' else None)
-        name = next(filter(None, words), "")  # Windows does not say which program it misses
         why = getattr(error, "strerror", None) or error
         raise CredentialsError(f"the program {name} cannot be started: {why}") from error
 
@@ -1440,10 +1411,10 @@ def _run(settings: _Settings, command: str | list[str]) -> Credentials:
         else:
             output, said = _output_of(program, deadline)
         program.wait(max(deadline - time.monotonic(), 0))
-    except (subprocess.TimeoutExpired, TimeoutError):
-        problem = f"the program did not end within {_PROGRAM_TIMEOUT:g} s"
+    except subprocess.TimeoutExpired:
+        problem = f"it did not end within {_PROGRAM_TIMEOUT:g} s"
     except OSError as error:
-        problem = f"the program's output cannot be used: {error}"
+        problem = str(error)
     finally:
         program.kill()
         program.wait()
@@ -1451,11 +1422,11 @@ def _run(settings: _Settings, command: str | list[str]) -> Credentials:
             if end and os.name != "nt":  # where somebody else may still be reading it
                 end.close()
 
-    if problem:  # raised here, since the errors above may hold what it printed
-        raise CredentialsError(problem)
-    if program.returncode:
+    if not problem and program.returncode:
         first_line = _quoted(said.decode("utf-8", "replace").strip().partition("\n")[0], (), 300)
-        raise CredentialsError(f"the program ended with status {program.returncode}: {first_line}")
+        problem = f"it ended with status {program.returncode}: {first_line}"
+    if problem:  # raised here, since the errors above may hold what it printed
+        raise CredentialsError(f"the program {name} cannot be used: {problem}")
     document = _json_object(output)
     if document.get("Version") != 1:
         raise CredentialsError("the program's answer is not of Version 1")
@@ -1463,12 +1434,10 @@ def _run(settings: _Settings, command: str | list[str]) -> Credentials:
 
 
 def _from_process(settings: _Settings, profile: _Profile) -> Credentials | None:
-    command = profile["credential_process"]
-    if not command:
-        return None
     import shlex
-
-    return _run(settings, command if os.name == "nt" else shlex.split(command))
+    command = profile["credential_process"]
+    words = shlex.split(command, posix=os.name != "nt")
+    return _run(settings, command if os.name == "nt" else words, words[0])
 
 
 def _read_cache(path: str) -> dict[str, Any] | None:
@@ -1494,15 +1463,13 @@ def _replace_cache(
     """
     import json
     from contextlib import suppress
-
     target = os.path.realpath(path)  # a link stays one
     temporary = f"{target}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
 
     def write(name: str, text: str) -> None:
         with open(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(text)
-        with suppress(OSError):
-            os.chmod(name, 0o600)  # whatever the umask says
+        os.chmod(name, 0o600)  # whatever the umask says
 
     try:
         write(temporary, " " * (len(json.dumps(old)) + 16384))
@@ -1529,13 +1496,9 @@ def _from_login_session(settings: _Settings, profile: _Profile) -> Credentials |
     Renewing it needs a proof by elliptic curve, which the standard library cannot make; the AWS CLI can, and
     does so when less than 5 minutes are left.
     """
-    session = profile["login_session"]
-    if not session:
-        return None
     import shutil
-
     folder = settings.path(settings.variable("AWS_LOGIN_CACHE_DIRECTORY") or "~/.aws/login/cache")
-    name = hashlib.sha256(session.encode("utf-8")).hexdigest()
+    name = hashlib.sha256(profile["login_session"].encode("utf-8")).hexdigest()
     left, keys = 0.0, None
     try:
         cache = _read_cache(os.path.join(folder, f"{name}.json"))
@@ -1549,7 +1512,7 @@ def _from_login_session(settings: _Settings, profile: _Profile) -> Credentials |
         if program is None:
             raise CredentialsError("the session has expired, and there is no AWS CLI to renew it")
         export = ["configure", "export-credentials", "--profile", profile.name, "--format", "process"]
-        return _run(settings, [program, *export])
+        return _run(settings, [program, *export], program)
     except CredentialsError as error:
         if 0 < left < 300:
             return _from_document(settings, keys)
@@ -1560,40 +1523,29 @@ def _from_login_session(settings: _Settings, profile: _Profile) -> Credentials |
         raise CredentialsError(message, hint) from error
 
 
-class _SsoRefused(CredentialsError):
-    """The refresh token is not good, or not any more."""
-
-
 def _renewed_sso_token(settings: _Settings, cache: dict[str, Any], region: str) -> dict[str, Any]:
     """What a session's cache file holds once it is renewed. Its refresh token is spent by being sent.
 
     https://docs.aws.amazon.com/singlesignon/latest/OIDCAPIReference/API_CreateToken.html
     """
     import json
-
     client = {name: cache[name] for name in _SSO_CLIENT}
     request = json.dumps({"grantType": "refresh_token", **client}).encode("utf-8")
     url = f"{_endpoint(settings, 'sso_oidc', region)}/token"
     headers = [("Content-Type", "application/json")]
     answer = _send(settings, "POST", url, headers=headers, body=request, resend=False)
-    if b"invalid_grant" in answer.content or _error_of(answer)[0] == "InvalidGrantException":
-        raise _SsoRefused(f"HTTP {answer.status} {': '.join(_error_of(answer, client.values()))}")
-
     document = _json_object(_content_of(answer, client.values()))
     token, seconds, refresh = map(document.get, ("accessToken", "expiresIn", "refreshToken"))
     if not _is_plain(token) or not isinstance(seconds, int) or not 0 < seconds < 10**9:
         raise CredentialsError("accessToken or expiresIn missing in the answer")
-    cache = {**cache, "accessToken": token}
-    cache["expiresAt"] = _rfc3339(settings.now() + timedelta(seconds=seconds))
-    if isinstance(refresh, str) and refresh:
-        cache["refreshToken"] = refresh
-    return cache
+    ends = _rfc3339(settings.now() + timedelta(seconds=seconds))
+    kept = {"refreshToken": refresh} if isinstance(refresh, str) and refresh else {}
+    return {**cache, "accessToken": token, "expiresAt": ends, **kept}
 
 
 def _sso_access_token(settings: _Settings, session: str, start_url: str, region: str) -> str:
     """The access token of a session the AWS CLI has signed in, renewed if it is about to end and can be."""
     from contextlib import suppress
-
     name = hashlib.sha1((session or start_url).encode("utf-8"), usedforsecurity=False).hexdigest()
     path = os.path.join(settings.path("~/.aws/sso/cache"), f"{name}.json")
 
@@ -1609,10 +1561,10 @@ def _sso_access_token(settings: _Settings, session: str, start_url: str, region:
     if renewable and registered and seconds_left(cache) < 15 * 60:
         try:
             cache = _replace_cache(path, cache, lambda old: _renewed_sso_token(settings, old, region))
-            return str(cache["accessToken"])
         except CredentialsError as error:
             # Another process may have been first, which ends our token: its file is there, or soon will be.
-            deadline = time.monotonic() + (_CACHE_PATIENCE if isinstance(error, _SsoRefused) else 0.0)
+            spent = "invalid_grant" in error.message or "InvalidGrantException" in error.message
+            deadline = time.monotonic() + (_CACHE_PATIENCE if spent else 0.0)
             while True:
                 with suppress(CredentialsError):  # it may be damaged
                     cache = max(_read_cache(path) or {}, cache, key=seconds_left)
@@ -1628,13 +1580,10 @@ def _sso_access_token(settings: _Settings, session: str, start_url: str, region:
 
 def _from_sso(settings: _Settings, profile: _Profile) -> Credentials | None:
     """IAM Identity Center."""
+    from urllib.parse import urlencode
+    # 1. What the profile does not say, its session says.
     names = ("sso_account_id", "sso_role_name", "sso_region", "sso_start_url")
     values = {name: profile[name] for name in names}
-    if not values["sso_account_id"] and not values["sso_role_name"]:
-        return None
-    from urllib.parse import urlencode
-
-    # 1. What the profile does not say, its session says.
     file, session = settings.files.config, profile["sso_session"]
     section = settings.files.section("sso-session", session) if session else {}
     if section is None:
@@ -1643,8 +1592,7 @@ def _from_sso(settings: _Settings, profile: _Profile) -> Credentials | None:
         value = section.get(name, values[name])
         if values[name] not in ("", value):
             raise CredentialsError(f"{name} in the profile and in sso-session {session} differ")
-        if isinstance(value, str):
-            values[name] = value
+        values[name] = value if isinstance(value, str) else ""
     missing = [name for name, value in values.items() if not value]
     if missing:
         raise CredentialsError(f"{', '.join(missing)} missing in {file}")
@@ -1671,7 +1619,6 @@ def _sts(settings: _Settings, parameters: dict[str, str], signer: Credentials | 
     """Temporary credentials from STS. Nothing of the signature stands in a URL, which a proxy may log."""
     from urllib.parse import urlencode
     from xml.etree import ElementTree
-
     region = settings.region()
     url = _Url(f"{_endpoint(settings, 'sts', region)}/")
     body = urlencode({"Version": "2011-06-15", **parameters}).encode("ascii")
@@ -1687,17 +1634,15 @@ def _sts(settings: _Settings, parameters: dict[str, str], signer: Credentials | 
     content = _content_of(answer, secrets)
 
     try:
-        found = ElementTree.fromstring(content).find(".//{*}Credentials")
+        fields = ElementTree.fromstring(content).findall(".//{*}Credentials/*")
     except (ElementTree.ParseError, ValueError, LookupError):
         raise CredentialsError("the answer is not XML") from None
-    children = () if found is None else found  # an element without children is false
-    return _from_document(settings, {child.tag.rpartition("}")[2]: child.text for child in children})
+    return _from_document(settings, {field.tag.rpartition("}")[2]: field.text for field in fields})
 
 
 def _role_parameters(role: str, session_name: str, duration: str, now: float, **more: str) -> dict[str, str]:
     """What both calls to assume a role need. ValueError for what STS refuses by its form."""
     import re
-
     session_name = session_name or f"bedrock_token-{int(now)}"
     if not 20 <= len(role) <= 2048 or not role.isprintable():
         raise ValueError("role_arn is not the ARN of a role (arn:aws:iam::123456789012:role/NAME)")
@@ -1712,7 +1657,6 @@ def _role_parameters(role: str, session_name: str, duration: str, now: float, **
 def _role_cache_path(settings: _Settings, parameters: dict[str, str], profile: _Profile) -> str:
     """The file in which the AWS CLI keeps this role, named by a hash of what it asks STS with."""
     import json
-
     arguments: dict[str, Any] = {**parameters, "SerialNumber": profile["mfa_serial"]}
     if not profile["role_session_name"]:
         del arguments["RoleSessionName"]
@@ -1721,25 +1665,6 @@ def _role_cache_path(settings: _Settings, parameters: dict[str, str], profile: _
     text = json.dumps(arguments, sort_keys=True).encode("utf-8")
     name = hashlib.sha1(text, usedforsecurity=False).hexdigest()
     return os.path.join(settings.path("~/.aws/cli/cache"), f"{name}.json")
-
-
-def _cached_role(settings: _Settings, path: str) -> Credentials | None:
-    """What is in such a file, if it is good now."""
-    try:
-        return _from_document(settings, (_read_cache(path) or {}).get("Credentials"))
-    except (CredentialsError, ValueError):
-        return None
-
-
-def _cache_role(path: str, credentials: Credentials) -> None:
-    fields = dict(zip(_KEYS, credentials._values()))
-    fields["Expiration"] = credentials.expiration and _rfc3339(credentials.expiration)
-    document = {"Credentials": fields}
-    try:
-        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-        _replace_cache(path, document, lambda same: same)
-    except (OSError, CredentialsError):
-        pass  # a read-only home, say: the code will be asked for again
 
 
 def _code_of(settings: _Settings, mfa_serial: str) -> str:
@@ -1759,21 +1684,37 @@ def _assume_role(
 
     https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html
     """
-    source = f"role {parameters['RoleArn']}, through {signer.source or 'code'}"
-    parameters = {"Action": "AssumeRole", **parameters}
-    assumed = _cached_role(settings, cache) if cache else None
+    from contextlib import suppress
+    assumed = None
+    with suppress(CredentialsError, ValueError):  # what is damaged or has ended is not there
+        document = _read_cache(cache) if cache else None
+        assumed = _from_document(settings, document.get("Credentials")) if document else None
     if assumed is None or _seconds_left(settings, assumed.expiration) < 15 * 60:
+        request = {"Action": "AssumeRole", **parameters}
         try:
             if mfa_serial:
-                parameters.update(SerialNumber=mfa_serial, TokenCode=_code_of(settings, mfa_serial))
+                request.update(SerialNumber=mfa_serial, TokenCode=_code_of(settings, mfa_serial))
         except CredentialsError:
             if assumed is None:  # else its last minutes are better than nothing
                 raise
         else:
-            assumed = _sts(settings, parameters, signer)
-            if cache:
-                _cache_role(cache, assumed)
-    return _named(assumed, source)
+            assumed = _sts(settings, request, signer)
+            fields = dict(zip(_KEYS, assumed._values()))
+            fields["Expiration"] = assumed.expiration and _rfc3339(assumed.expiration)
+            with suppress(OSError, CredentialsError):  # a read-only home: the code will be asked for again
+                if cache:
+                    os.makedirs(os.path.dirname(cache), 0o700, exist_ok=True)
+                    _replace_cache(cache, {"Credentials": fields}, lambda same: same)
+    return _named(assumed, f"role {parameters['RoleArn']}, through {signer.source or 'code'}")
+
+
+def _read_token(settings: _Settings, file: str) -> str:
+    """The token in a file, read at every call: somebody rewrites it before the token ends."""
+    path = settings.path(file)
+    token = (_read_file(path) or "").strip()
+    if not token:
+        raise CredentialsError(f"the token file {path} is missing or empty")
+    return token
 
 
 def _web_identity(settings: _Settings, values: dict[str, str], duration: str = "") -> Credentials | None:
@@ -1782,15 +1723,10 @@ def _web_identity(settings: _Settings, values: dict[str, str], duration: str = "
     https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRoleWithWebIdentity.html
     """
     (_, token_file), (role_name, role_arn), (_, session_name) = values.items()
-    if not token_file:
-        return None
     if not role_arn:
         raise CredentialsError(f"a web identity token file is configured, but {role_name} is not")
     parameters = _role_parameters(role_arn, session_name, duration, settings.clock())
-    path = settings.path(token_file)
-    token = (_read_file(path) or "").strip()  # at every call: the file is rewritten before the token ends
-    if not token:
-        raise CredentialsError(f"the web identity token file {path} is missing or empty")
+    token = _read_token(settings, token_file)
     parameters = {"Action": "AssumeRoleWithWebIdentity", "WebIdentityToken": token, **parameters}
     return _named(_sts(settings, parameters), f"role {role_arn}")
 
@@ -1805,44 +1741,25 @@ def _from_profile_identity(settings: _Settings, profile: _Profile) -> Credential
     return _web_identity(settings, {name: profile[name] for name in names}, profile["duration_seconds"])
 
 
-def _is_container_host(host: str) -> bool:
-    """Whether credentials may be asked for without TLS there. Other spellings of an address are refused."""
-    from ipaddress import ip_address
-
-    try:
-        # Before Python 3.9.5 127.0.0.010 passed for 127.0.0.10.
-        return host in _CONTAINER_HOSTS or (host.startswith("127.") and str(ip_address(host)) == host)
-    except ValueError:
-        return False
-
-
 def _from_container(settings: _Settings, _: _Profile) -> Credentials | None:
     """ECS, EKS Pod Identity, Lambda SnapStart, CloudShell. The address is checked: it gets a token."""
+    import re
     relative = settings.variable("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
     full = settings.variable("AWS_CONTAINER_CREDENTIALS_FULL_URI")
-    if not relative and not full:
-        return None
     name = f"AWS_CONTAINER_CREDENTIALS_{'RELATIVE' if relative else 'FULL'}_URI"
-    try:
-        url = _Url(f"http://169.254.170.2{relative}" if relative else full)
-    except ValueError as error:
-        raise CredentialsError(f"{name} is {error}") from None
-    if url.scheme == "http" and not _is_container_host(url.host) or relative[:1] not in ("", "/"):
-        where = ", ".join(_CONTAINER_HOSTS)
-        raise CredentialsError(f"{name} must be https, or http to 127.0.0.0/8, {where}, not to {url.host}")
+    url = _Url(f"http://169.254.170.2{relative}" if relative else full, name)
+    allowed = url.scheme == "https" or re.fullmatch(_CONTAINER_HOSTS, url.host, re.ASCII)
+    if not allowed or relative[:1] not in ("", "/"):
+        where = "localhost, 127.0.0.0/8, ::1, 169.254.170.2, 169.254.170.23 or fd00:ec2::23"
+        raise CredentialsError(f"{name} must be https, or http to {where}, not to {url.host}")
 
     token = settings.variable("AWS_CONTAINER_AUTHORIZATION_TOKEN")
     token_file = settings.variable("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")
     if token_file:
-        token = (_read_file(settings.path(token_file)) or "").strip()  # at every call: it is rewritten
-        if not token:
-            raise CredentialsError(f"the authorization token file {token_file} is missing or empty")
+        token = _read_token(settings, token_file)
     if not (token.isascii() and token.isprintable()):
         raise CredentialsError("the authorization token has characters that no header can have")
-
-    headers = [("Accept", "application/json")]
-    if token:
-        headers.append(("Authorization", token))
+    headers = [("Accept", "application/json"), ("Authorization", token)][:2 if token else 1]
     answer = _send(settings, "GET", str(url), headers=headers, timeout=5.0, proxied=False, awaited=True)
     return _from_document(settings, _json_object(_content_of(answer, [token])))
 
@@ -1850,41 +1767,35 @@ def _from_container(settings: _Settings, _: _Profile) -> Credentials | None:
 class _Metadata:
     """The metadata service of an EC2 instance, version 2, which is read with a token of its own."""
 
-    def __init__(self, settings: _Settings, profile: _Profile) -> None:
-        def setting(name: str) -> str:
-            return settings.variable(f"AWS_{name.upper()}") or profile.get(name)
-
-        mode = (setting("ec2_metadata_service_endpoint_mode") or "IPv4").lower()
-        if mode not in ("ipv4", "ipv6"):
+    def __init__(self, settings: _Settings) -> None:
+        hosts = {"ipv4": "http://169.254.169.254", "ipv6": "http://[fd00:ec2::254]"}
+        host = hosts.get(settings.setting("ec2_metadata_service_endpoint_mode").lower() or "ipv4")
+        if host is None:
             raise CredentialsError("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE must be IPv4 or IPv6")
-        default = "http://169.254.169.254" if mode == "ipv4" else "http://[fd00:ec2::254]"
+        base = settings.setting("ec2_metadata_service_endpoint") or host
+        self._base = str(_Url(base, "AWS_EC2_METADATA_SERVICE_ENDPOINT")).rstrip("/")
         try:
-            self._base = str(_Url(setting("ec2_metadata_service_endpoint") or default)).rstrip("/")
-        except ValueError as error:
-            raise CredentialsError(f"AWS_EC2_METADATA_SERVICE_ENDPOINT is {error}") from None
-        try:
-            timeout = float(setting("metadata_service_timeout") or 1)
-            timeout *= int(setting("metadata_service_num_attempts") or 1)
+            timeout = float(settings.setting("metadata_service_timeout") or 1)
+            timeout *= int(settings.setting("metadata_service_num_attempts") or 1)
         except (ValueError, OverflowError):
             timeout = 0.0
         if not 0 < timeout <= 3600:
             raise CredentialsError("AWS_METADATA_SERVICE_TIMEOUT and _NUM_ATTEMPTS must be numbers above 0")
         self._settings, self._timeout, self._token = settings, timeout, ""
 
-    def _ask(self, method: str, path: str, *headers: tuple[str, str]) -> tuple[int, str]:
+    def read(self, path: str, method: str = "GET") -> tuple[int, str]:
+        """Status and text of the answer."""
+        headers = [("x-aws-ec2-metadata-token", self._token)] if self._token else []
+        if method == "PUT":
+            headers = [("x-aws-ec2-metadata-token-ttl-seconds", "21600")]
         url = f"{self._base}/latest/{path}"
         answer = _send(self._settings, method, url, headers=headers, timeout=self._timeout, proxied=False)
         return answer.status, answer.content.decode("utf-8", "replace").strip()
 
-    def read(self, path: str) -> tuple[int, str]:
-        """Status and text of the answer."""
-        return self._ask("GET", f"meta-data/{path}", ("x-aws-ec2-metadata-token", self._token))
-
     def is_there(self) -> bool:
         """Whether it gives us a token. CredentialsError if somebody is there and does something else."""
-        seconds = ("x-aws-ec2-metadata-token-ttl-seconds", "21600")
         try:
-            status, self._token = self._ask("PUT", "api/token", seconds)
+            status, self._token = self.read("api/token", "PUT")
         except _NoAnswer as error:
             if error.timed_out and error.sent and self._refuses_without_token():
                 hint = "in a container, the instance's metadata hop limit must be 2 or more"
@@ -1900,26 +1811,26 @@ class _Metadata:
 
     def _refuses_without_token(self) -> bool:
         try:
-            return self._ask("GET", "meta-data/")[0] == 401
+            return self.read("meta-data/")[0] == 401
         except _NoAnswer:
             return False
 
 
-def _from_instance_metadata(settings: _Settings, profile: _Profile) -> Credentials | None:
+def _from_instance_metadata(settings: _Settings, _: _Profile) -> Credentials | None:
     if settings.variable("AWS_EC2_METADATA_DISABLED").lower() == "true":
         settings.found = "disabled by AWS_EC2_METADATA_DISABLED"
         return None
-    metadata = _Metadata(settings, profile)
+    metadata, path = _Metadata(settings), "meta-data/iam/security-credentials/"
     if not metadata.is_there():
         return None
-    status, names = metadata.read("iam/security-credentials/")
+    status, names = metadata.read(path)
     if status == 404:
         settings.found = "the instance has no role"
         return None
     role = names.partition("\n")[0]
     if status != 200 or not _is_plain(role) or not set("/?#<").isdisjoint(role) or len(role) > 64:
         raise CredentialsError(f"asked for the role's name, it answers HTTP {status} and none")
-    status, text = metadata.read(f"iam/security-credentials/{role}")
+    status, text = metadata.read(path + role)
     if status != 200:
         raise CredentialsError(f"asked for the credentials of {role}, it answers HTTP {status}")
     document = _json_object(text)
@@ -1930,8 +1841,8 @@ def _from_instance_metadata(settings: _Settings, profile: _Profile) -> Credentia
 
 def _from_role(settings: _Settings, profile: _Profile) -> Credentials | None:
     role_arn, base, origin = profile["role_arn"], profile["source_profile"], profile["credential_source"]
-    if not role_arn or profile["web_identity_token_file"]:
-        return None
+    if profile["web_identity_token_file"]:
+        return None  # which is another source
     if bool(base) == bool(origin):
         count = "both" if base else "none"
         raise CredentialsError(f"a role needs one of source_profile and credential_source, and has {count}")
@@ -1965,20 +1876,20 @@ def _from_role(settings: _Settings, profile: _Profile) -> Credentials | None:
     return _assume_role(settings, parameters, signer, mfa_serial, cache)
 
 
-# What it is called; what configures it; its function. README's table is held against this one. A role goes
-# through it again for the profile that it names as its source: these two need each other.
+# What it is called; the settings of which one configures it; its function. README's table is held against it.
+# A role goes through it again, for the profile that it names as its source.
 _SOURCES: tuple[Source, ...] = (
-    ("environment", "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY", _from_environment),
-    ("profile (role)", "role_arn", _from_role),
-    ("environment (web identity)", "AWS_WEB_IDENTITY_TOKEN_FILE, AWS_ROLE_ARN", _from_environment_identity),
-    ("profile (web identity)", "web_identity_token_file", _from_profile_identity),
-    ("profile (sso)", "sso_account_id, sso_role_name", _from_sso),
-    ("profile", "aws_access_key_id, aws_secret_access_key", _from_static_keys),
-    ("profile (login)", "login_session", _from_login_session),
-    ("profile (credential_process)", "credential_process", _from_process),
-    ("container", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI, AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    ("environment", ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), _from_environment),
+    ("profile (role)", ("role_arn",), _from_role),
+    ("environment (web identity)", ("AWS_WEB_IDENTITY_TOKEN_FILE",), _from_environment_identity),
+    ("profile (web identity)", ("web_identity_token_file",), _from_profile_identity),
+    ("profile (sso)", ("sso_account_id", "sso_role_name"), _from_sso),
+    ("profile", ("aws_access_key_id", "aws_secret_access_key"), _from_static_keys),
+    ("profile (login)", ("login_session",), _from_login_session),
+    ("profile (credential_process)", ("credential_process",), _from_process),
+    ("container", ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"),
      _from_container),
-    ("instance metadata", "a role of the EC2 instance", _from_instance_metadata),
+    ("instance metadata", (), _from_instance_metadata),  # there is a role of the EC2 instance
 )
 
 
@@ -2013,8 +1924,8 @@ def _find(settings: _Settings, given: Any = None) -> tuple[Credentials, str]:
     credentials = _load_credentials(settings) if given is None else _snapshot(given)
     region = settings.region()
     if region is None and given is None and credentials.source == _SOURCES[-1][0]:
-        metadata = _Metadata(settings, settings.profile)
-        status, text = metadata.read("placement/region") if metadata.is_there() else (0, "")
+        metadata = _Metadata(settings)
+        status, text = metadata.read("meta-data/placement/region") if metadata.is_there() else (0, "")
         try:
             region = _region_name(text) if status == 200 else None
         except ValueError as error:
@@ -2025,8 +1936,7 @@ def _find(settings: _Settings, given: Any = None) -> tuple[Credentials, str]:
 
 
 def load_credentials(
-    profile: str | None = None, *, environ: Mapping[str, str] | None = None,
-    mfa_code: Callable[[str], str] | None = None,
+    profile: str | None = None, *, environ: Environ = None, mfa_code: MfaCode = None
 ) -> Credentials:
     """The credentials the AWS CLI and boto3 would use; `.source` says where they came from.
 
@@ -2038,7 +1948,7 @@ def load_credentials(
     return _load_credentials(_Settings(environ, profile, mfa_code=mfa_code))
 
 
-def load_region(profile: str | None = None, *, environ: Mapping[str, str] | None = None) -> str:
+def load_region(profile: str | None = None, *, environ: Environ = None) -> str:
     """AWS_REGION, AWS_DEFAULT_REGION, the profile's region, or the EC2 instance's if it gives credentials.
 
     Raises NoRegionError if there is none or it cannot be one, CredentialsError if a file is broken.
@@ -2054,11 +1964,8 @@ def load_region(profile: str | None = None, *, environ: Mapping[str, str] | None
 class _AssumedRole:
     """What assume_role() returns: a source of credentials, which pickles."""
 
-    def __init__(
-        self, parameters: dict[str, str], credentials: Any, mfa_serial: str,
-        mfa_code: Callable[[str], str] | None, region: str | None, environ: Mapping[str, str] | None,
-    ) -> None:
-        self._given = (parameters, credentials, mfa_serial, mfa_code, region, environ)
+    def __init__(self, *given: Any) -> None:
+        self._given = given
 
     def __call__(self) -> Credentials:
         parameters, credentials, mfa_serial, mfa_code, region, environ = self._given
@@ -2072,9 +1979,9 @@ class _AssumedRole:
 
 def assume_role(
     role_arn: str, *, credentials: Any = None, session_name: str | None = None,
-    external_id: str | None = None, duration: int | timedelta = 3600, policy: str | None = None,
-    mfa_serial: str | None = None, mfa_code: Callable[[str], str] | None = None,
-    region: str | None = None, environ: Mapping[str, str] | None = None,
+    external_id: str | None = None, duration: Lifetime = 3600, policy: str | None = None,
+    mfa_serial: str | None = None, mfa_code: MfaCode = None, region: str | None = None,
+    environ: Environ = None,
 ) -> Callable[[], Credentials]:
     """A role as a source of credentials, for the `credentials` of get_token, TokenProvider and assume_role.
 
@@ -2090,8 +1997,8 @@ def assume_role(
 
 
 def get_token(
-    credentials: Any = None, region: str | None = None, expires_in: int | timedelta = _TOKEN_LIFETIME, *,
-    service: str = "bedrock", profile: str | None = None, environ: Mapping[str, str] | None = None,
+    credentials: Any = None, region: str | None = None, expires_in: Lifetime = _TOKEN_LIFETIME, *,
+    service: str = "bedrock", profile: str | None = None, environ: Environ = None,
     now: datetime | None = None,
 ) -> Token:
     """A short-term Bedrock API key, or for "aws-external-anthropic" one of Claude Platform on AWS.
@@ -2177,7 +2084,6 @@ class _Renewal:
 
     def wait(self) -> None:
         from queue import SimpleQueue
-
         bell: SimpleQueue[None] = SimpleQueue()
         self.waiting.append(lambda: bell.put(None))
         if not self.outcome:  # or it was published before it could know of us
@@ -2186,7 +2092,6 @@ class _Renewal:
     def result(self) -> Token:
         """The token; or the error, of which each caller gets a copy, since raising it writes into it."""
         import copy
-
         error = self.outcome[0]
         if not isinstance(error, BaseException):
             return error
@@ -2208,9 +2113,8 @@ class TokenProvider:
     """
 
     def __init__(
-        self, credentials: Any = None, region: str | None = None,
-        expires_in: int | timedelta = _TOKEN_LIFETIME, *, service: str = "bedrock",
-        profile: str | None = None, environ: Mapping[str, str] | None = None,
+        self, credentials: Any = None, region: str | None = None, expires_in: Lifetime = _TOKEN_LIFETIME,
+        *, service: str = "bedrock", profile: str | None = None, environ: Environ = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._service = _service_name(service)
@@ -2220,7 +2124,7 @@ class TokenProvider:
         self._profile = profile
         self._environ = environ
         self._clock = clock
-        self._mfa_code: Callable[[str], str] | None = None
+        self._mfa_code: MfaCode = None
         self._held: _Held | None = None
         self._failed_at = float("-inf")
         # By process id, since a fork takes no threads along, and by whether it is renew() that asks.
@@ -2246,29 +2150,13 @@ class TokenProvider:
 
     async def async_token(self) -> Token:
         """token() for asyncio: the look-up runs in the loop's executor; all tasks and threads share it."""
-        token = self._at_once()
-        if token is not None:
-            return token
         import asyncio
-
-        loop, done = asyncio.get_running_loop(), asyncio.Event()
-
-        def wake() -> None:
-            try:
-                loop.call_soon_threadsafe(done.set)
-            except RuntimeError:  # a loop that has been closed meanwhile, with nobody left to wake
-                pass
-
-        renewal = self._renewals.setdefault((os.getpid(), False), _Renewal())
-        renewal.waiting.append(wake)
-        try:
-            job = loop.run_in_executor(None, self._make, renewal)
-            job.add_done_callback(lambda _: self._make(renewal, dropped=True))  # unless it was made
-        except RuntimeError:
-            self._make(renewal, dropped=True)
-        if not renewal.outcome:
-            await done.wait()
-        return renewal.result()
+        token = self._at_once()
+        if token is None:
+            renewal = self._renewals.setdefault((os.getpid(), False), _Renewal())
+            job = asyncio.get_running_loop().run_in_executor(None, self._make, renewal, False)
+            token = await job or renewal.result()
+        return token
 
     def _at_once(self) -> Token | None:
         """The token in hand, unless it has to be renewed first, or it is time to and nobody does it yet."""
@@ -2282,31 +2170,17 @@ class TokenProvider:
         return held.token if renewal is not None and renewal.maker else None
 
     def _renewed(self, anew: bool) -> Token:
-        from threading import get_ident
-
         renewal = self._renewals.setdefault((os.getpid(), anew), _Renewal())
-        self._make(renewal, anew)
-        if not renewal.outcome:  # somebody else is at it
-            held = self._held
-            if held is not None and not anew and held.is_good(self._clock()):
-                return held.token
-            if renewal.maker["by"][0] == get_ident():
-                raise CredentialsError("the credentials callable asks the provider that is waiting for it")
-            renewal.wait()
-        return renewal.result()
+        return self._make(renewal, anew) or renewal.result()
 
-    def _make(self, renewal: _Renewal, anew: bool = False, dropped: bool = False) -> None:
-        """Make it, unless somebody does already. `dropped`: by an executor that has been shut down.
-
-        Whoever waits tries this first: the executor of the first one's loop may be full of those who wait.
-        """
+    def _make(self, renewal: _Renewal, anew: bool) -> Token | None:
+        """Make it, or wait for whoever does; or return the token in hand, if that is good meanwhile."""
         from threading import get_ident
-
         us = [get_ident()]  # a list of our own, which `is` tells from any other
         outcome = None
         try:
             if renewal.maker.setdefault("by", us) is us:
-                outcome = self._outcome(anew, dropped)
+                outcome = self._outcome(anew)
                 renewal.publish(outcome)
                 self._renewals.pop((os.getpid(), anew), None)
         except BaseException:  # a signal handler's: those who wait must not wait for ever, or see that
@@ -2315,13 +2189,20 @@ class TokenProvider:
                 self._renewals.pop((os.getpid(), anew), None)
             raise
 
-    def _outcome(self, anew: bool, dropped: bool) -> Token | BaseException:
+        if not renewal.outcome:  # somebody else is at it
+            held = self._held
+            if held is not None and not anew and held.is_good(self._clock()):
+                return held.token
+            if renewal.maker["by"] == us:
+                raise CredentialsError("the credentials callable asks the provider that is waiting for it")
+            renewal.wait()
+        return None
+
+    def _outcome(self, anew: bool) -> Token | BaseException:
         held, now = self._held, self._clock()
         if not anew and held is not None and not held.is_due(now):
             return held.token  # somebody has finished between our look and our taking the lead
         try:
-            if dropped:
-                raise RuntimeError("the event loop's executor has been shut down")
             self._held = held = self._look_up(anew)
         except Exception as error:
             now = self._clock()
@@ -2375,6 +2256,7 @@ _LAST_EVENTS = {
     "/responses": ("response.completed", "response.incomplete", "response.failed"),
     "/messages": ("message_stop",),
 }
+_DONE = {"type": "[DONE]"}  # what ends a stream of chat completions, and is no event of it
 
 
 class BedrockError(BedrockTokenError):
@@ -2424,23 +2306,18 @@ def _bearer(settings: _Settings, token: Any) -> tuple[str, str]:
 def _refusal(settings: _Settings, answer: _Answer, token: str, region: str) -> tuple[BedrockError, bool]:
     """The error that an answer means, and whether it is the token itself that is refused."""
     from email.utils import parsedate_to_datetime
-
     code, message = _error_of(answer, [token])
     request_id = _quoted(answer.headers.get("x-amzn-RequestId", ""), [token], 100)
     known = [(itself, meaning) for text, itself, meaning in _TOKEN_REFUSALS if text in message]
-    if not known:
-        return BedrockError(answer.status, code, message, request_id), False
-
-    itself, meaning = known[0]
-    hint = meaning.format(region=region)
+    itself, hint = known[0] if known else (False, "")
     try:
         skew = (settings.now() - parsedate_to_datetime(answer.headers["Date"])).total_seconds()
     except (TypeError, ValueError, OverflowError):
         skew = 0.0
-    if abs(skew) > 300:  # which is more than a signature may be off
+    if known and abs(skew) > 300:  # which is more than a signature may be off
         hint += f"; this machine's clock is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}"
-    refused = itself and answer.status in (401, 403)
-    return BedrockError(answer.status, code, message, request_id, hint), refused
+    error = BedrockError(answer.status, code, message, request_id, hint.format(region=region))
+    return error, itself and answer.status in (401, 403)
 
 
 def _base64_of_bytes(value: object) -> str:
@@ -2452,12 +2329,7 @@ def _base64_of_bytes(value: object) -> str:
 
 def _check_call(path: str, method: str | None, endpoint: str, timeout: float) -> None:
     """Refuse what cannot be called, before anything is sent."""
-    sane = isinstance(path, str) and path[:1] == "/"
-    try:
-        _Url(f"https://bedrock{path}")
-    except ValueError:
-        sane = False
-    if not sane:
+    if not _is_target(path):
         raise ValueError('path must start with "/" and be percent-encoded')
     for name in (endpoint, path.partition("?")[0].rpartition("/")[2]):
         if name in _NO_KEYS:
@@ -2470,33 +2342,19 @@ def _check_call(path: str, method: str | None, endpoint: str, timeout: float) ->
         raise ValueError(f"timeout must be seconds, above 0 and at most a day, not {timeout!r}")
 
 
-def _broken_off(error: Exception, what: str, timeout: float) -> BedrockTokenError:
-    """What to say of an answer that began and did not end. An error of http.client's would quote it."""
-    import socket
-
-    if not isinstance(error, OSError):
-        return BedrockTokenError(f"{what} broke off: it is not complete")
-    failure = BedrockTokenError(f"{what} broke off: {error.strerror or error}")
-    if isinstance(error, (TimeoutError, socket.timeout)):
-        failure = BedrockTokenError(f"{what}: nothing more within {timeout:g} s", _SLOW_HINT)
+def _unanswered(error: _NoAnswer) -> BedrockTokenError:
+    failure = BedrockTokenError(error.message, _SLOW_HINT if error.timed_out else error.hint)
     failure.__cause__ = error
     return failure
 
 
-def _receive(answer: _Answer, limit: int, timeout: float) -> bytes:
-    from http.client import HTTPException
-
+def _document_of(answer: _Answer) -> Any:
+    """The JSON of an answer, a dict or a list; an empty dict where it is empty."""
     try:
-        return answer.read(limit)
-    except (OSError, HTTPException) as error:
-        failure = _broken_off(error, "Bedrock's answer", timeout)
-    raise failure
-
-
-def _document_of(answer: _Answer, timeout: float) -> Any:
-    """The JSON of an answer, a dict or a list; None where it is empty."""
-    document = _parse_json(_receive(answer, _PAYLOAD_LIMIT, timeout))
-    if answer.content.strip() and not isinstance(document, (dict, list)):
+        document = _parse_json(answer.read_all(_PAYLOAD_LIMIT).strip() or b"{}")
+    except _NoAnswer as error:
+        raise _unanswered(error)
+    if not isinstance(document, (dict, list)):
         raise BedrockTokenError("Bedrock's answer is not a JSON object or list (a proxy in between?)")
     return document
 
@@ -2508,24 +2366,20 @@ def _ask_bedrock(
 ) -> tuple[_Answer, str]:
     """The 2xx answer to a call, its body unread, and the token it took: a provider's is renewed once."""
     import json
-
     # 1. What is sent.
     _check_call(path, method, endpoint, timeout)
     deadline = time.monotonic() + timeout
-    given = list(headers)
-    for name, value in given:
-        sane = _is_plain(name) and ":" not in name and value.isascii() and value.isprintable()
-        if not sane or name.lower() in ("authorization", "host", "content-length"):
-            raise ValueError(f"header {name!r} is made from the other arguments, or cannot be sent as it is")
-    defaults = {"Accept": accept}
-    data = None
+    said, data = {"accept": accept}, None
     if body is not None:
         if not isinstance(body, (dict, list)):
             raise TypeError(f"body must be a dict or a list, not {type(body).__name__}")
         data = json.dumps(body, default=_base64_of_bytes, allow_nan=False).encode("utf-8")
-        defaults["Content-Type"] = "application/json"
-    names = {name.lower() for name, _ in given}
-    given += [(name, value) for name, value in defaults.items() if name.lower() not in names]
+        said["content-type"] = "application/json"
+    for name, value in headers:
+        sane = _is_plain(name) and ":" not in name and value.isascii() and value.isprintable()
+        if not sane or name.lower() in ("authorization", "host", "content-length"):
+            raise ValueError(f"header {name!r} is made from the other arguments, or cannot be sent as it is")
+        said[name.lower()] = value
 
     # 2. Where, with which token.
     bearer, region = _bearer(settings, token)
@@ -2536,22 +2390,19 @@ def _ask_bedrock(
     url = _endpoint(settings, endpoint.replace("-", "_"), region) + path
     renew = getattr(token, "renew", None)
     while True:
+        said["authorization"] = f"Bearer {bearer}"
         try:
             answer = _send(
-                settings, method, url, headers=[("Authorization", f"Bearer {bearer}"), *given], body=data,
-                timeout=max(deadline - time.monotonic(), 0.001), limit=None, attempts=int(attempts),
-                resend=False, model=True,
+                settings, method, url, headers=said.items(), body=data, attempts=int(attempts), resend=False,
+                timeout=max(deadline - time.monotonic(), 0.001), limit=None, model=True,
             )
+            if 200 <= answer.status < 300:
+                return answer, bearer
+            answer.read_all(_CREDENTIAL_LIMIT)
         except _NoAnswer as error:
-            if not error.timed_out:
-                raise BedrockTokenError(error.message, error.hint) from error
-            where = error.message.partition(" cannot be used")[0]
-            raise BedrockTokenError(f"{where}: no answer within {timeout:g} s", _SLOW_HINT) from error
-        if 200 <= answer.status < 300:
-            return answer, bearer
+            raise _unanswered(error)
 
         # 3. A refusal.
-        _receive(answer, _CREDENTIAL_LIMIT, timeout)
         refusal, itself = _refusal(settings, answer, bearer, region)
         if not itself or not callable(renew):
             raise refusal
@@ -2583,8 +2434,8 @@ def _frame_headers(block: bytes) -> dict[str, str]:
     return headers
 
 
-def _decode_frames(pieces: Iterable[bytes]) -> Iterator[tuple[dict[str, str], bytes]]:
-    """Headers and payload of each frame of an event stream that arrives in pieces of any size.
+def _decode_frames(file: io.BufferedReader) -> Iterator[tuple[dict[str, str], bytes]]:
+    """Headers and payload of each frame of an event stream.
 
     A frame: total length, length of headers, CRC-32 of these two | headers | payload | CRC-32 of all before.
     https://docs.aws.amazon.com/lexv2/latest/dg/event-stream-encoding.html
@@ -2592,38 +2443,29 @@ def _decode_frames(pieces: Iterable[bytes]) -> Iterator[tuple[dict[str, str], by
     from functools import lru_cache
     from struct import Struct
     from zlib import crc32
-
-    prelude, checksum = Struct(">III").unpack_from, Struct(">I").unpack_from
+    prelude = Struct(">III").unpack
     headers_of = lru_cache(64)(_frame_headers)  # a stream repeats a handful of header blocks
-    waiting, needed = bytearray(), 12
-    for piece in pieces:
-        waiting += piece
-        if len(waiting) < needed:
-            continue
-        data, start, needed = bytes(waiting), 0, 12
-        while len(data) - start >= 12:
-            total, headers_length, head_checksum = prelude(data, start)
-            running = crc32(data[start:start + 8])
-            sane = headers_length <= _HEADERS_LIMIT and 0 <= total - headers_length - 16 <= _PAYLOAD_LIMIT
-            if running != head_checksum or not sane:
-                raise BedrockTokenError("Bedrock's stream is damaged: a frame's head is not as it was sent")
-            payload_start, payload_end = start + 12 + headers_length, start + total - 4
-            if len(data) - start < total:
-                needed = total
-                break
-            if crc32(data[start + 8:payload_end], running) != checksum(data, payload_end)[0]:
-                raise BedrockTokenError("Bedrock's stream is damaged: a frame is not as it was sent")
-            yield headers_of(data[start + 12:payload_start]), data[payload_start:payload_end]
-            start += total
-        del waiting[:start]
-    if waiting:
-        raise BedrockTokenError("Bedrock's stream is cut off inside a frame")
+    while True:
+        head = file.read(12)
+        if not head:
+            return
+        total, headers_length, head_checksum = prelude(head.ljust(12))
+        size = total - headers_length - 16
+        sane = headers_length <= _HEADERS_LIMIT and 0 <= size <= _PAYLOAD_LIMIT
+        if head_checksum != crc32(head[:8]) or not sane:
+            raise BedrockTokenError("Bedrock's stream is damaged: a frame's head is not as it was sent")
+        rest = file.read(total - 12)
+        if len(rest) < total - 12:
+            raise BedrockTokenError("Bedrock's stream is cut off inside a frame")
+        if int.from_bytes(rest[-4:], "big") != crc32(rest[:-4], crc32(head)):
+            raise BedrockTokenError("Bedrock's stream is damaged: a frame is not as it was sent")
+        yield headers_of(rest[:headers_length]), rest[headers_length:-4]
 
 
-def _event_json(data: bytes) -> dict[str, Any] | None:
+def _event_json(data: str | bytes) -> dict[str, Any] | None:
     """The JSON object of an event, or None. It is UTF-8: json, left to find that out, takes much longer."""
     try:
-        document = _parse_json(str(data, "utf-8"))
+        document = _parse_json(data if isinstance(data, str) else data.decode("utf-8"))
     except ValueError:
         document = None
     return document if isinstance(document, dict) else None
@@ -2651,52 +2493,35 @@ def _event_of_frame(headers: dict[str, str], payload: bytes) -> dict[str, Any]:
     return {name: document}
 
 
-def _lines(pieces: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """The lines that each piece completes, without their LF, CR LF or CR. One without an end is no line."""
-    begun, after_cr = bytearray(), False
-    for piece in pieces:
-        if after_cr and piece[:1] == b"\n":  # the second half of an end
-            piece = piece[1:]
-        after_cr = piece[-1:] == b"\r"
-        begun += piece
-        if b"\n" in piece or b"\r" in piece:
-            lines = bytes(begun).splitlines()
-            begun = bytearray(b"" if piece.endswith((b"\n", b"\r")) else lines.pop())
-            yield lines
-        elif len(begun) > _PAYLOAD_LIMIT:
-            raise BedrockTokenError("Bedrock's stream holds a line that is too long")
-
-
-def _decode_server_sent_events(pieces: Iterable[bytes]) -> Iterator[tuple[str, bytes]]:
+def _decode_server_sent_events(file: io.BufferedReader) -> Iterator[tuple[str, str]]:
     """Type and data of each event, https://html.spec.whatwg.org/multipage/server-sent-events.html"""
-    from itertools import chain
-
     kind, data, size = "", [], 0
-    for number, line in enumerate(chain.from_iterable(_lines(pieces))):
-        if number == 0 and line.startswith(b"\xef\xbb\xbf"):
-            line = line[3:]
-        name, _, value = line.partition(b":")
-        if name == b"data":
-            data.append(value.removeprefix(b" "))
-            size += len(value)
-            if size > _PAYLOAD_LIMIT:
-                raise BedrockTokenError("Bedrock's stream holds an event that is too long")
-        elif name == b"event":
-            kind = value.removeprefix(b" ").decode("utf-8", "replace")
-        elif not line:
+    lines = io.TextIOWrapper(file, "utf-8-sig")  # they end in LF, CR LF or CR
+    for line in iter(lambda: lines.readline(_PAYLOAD_LIMIT), ""):
+        name, _, value = line.rstrip("\n").partition(":")
+        if size + len(line) >= _PAYLOAD_LIMIT:
+            raise BedrockTokenError("Bedrock's stream holds an event that is too long")
+        if line[-1] != "\n":
+            break
+        if name == "data":
+            data.append(value.removeprefix(" "))
+            size += len(line)
+        elif name == "event":
+            kind = value.removeprefix(" ")
+        elif line == "\n":
             if data:
-                yield kind, b"\n".join(data)
+                yield kind, "\n".join(data)
             kind, data, size = "", [], 0
-    if data == [b"[DONE]"]:
+    if data == ["[DONE]"]:
         yield kind, data[0]
     elif data:
         raise BedrockTokenError("Bedrock's stream is cut off inside an event")
 
 
-def _event_of_data(kind: str, data: bytes) -> dict[str, Any]:
+def _event_of_data(kind: str, data: str) -> dict[str, Any]:
     """What an event's data mean: a JSON object, or the error that it carries."""
-    if data == b"[DONE]":
-        return {"type": "[DONE]"}
+    if data == "[DONE]":
+        return _DONE
     document = _event_json(data)
     if document is None:
         raise BedrockTokenError("Bedrock's stream holds an event that is not a JSON object")
@@ -2709,35 +2534,39 @@ def _event_of_data(kind: str, data: bytes) -> dict[str, Any]:
     return document
 
 
+# The Content-Type of a stream -> its framing, and what the framed parts mean.
+_STREAMS: dict[str, tuple[Callable[..., Iterator[Any]], Callable[..., dict[str, Any]]]] = {
+    "application/vnd.amazon.eventstream": (_decode_frames, _event_of_frame),
+    "text/event-stream": (_decode_server_sent_events, _event_of_data),
+}
+
+
 def _events(answer: _Answer, path: str, token: str, timeout: float) -> Iterator[dict[str, Any]]:
     """The events of an answer to `path`, complete or with an error at their end."""
-    from http.client import HTTPException
-    from itertools import starmap
-
     last = next((names for end, names in _LAST_EVENTS.items() if path.endswith(end)), ())
     kind = (answer.headers.get("Content-Type") or "").partition(";")[0].strip().lower()
+    answer.patience = timeout
 
     def generate() -> Iterator[dict[str, Any]]:
         complete = not last
         try:
             yield {}
-            if kind == "application/vnd.amazon.eventstream":
-                decoded = starmap(_event_of_frame, _decode_frames(answer.pieces(timeout)))
-            elif kind == "text/event-stream":
-                decoded = starmap(_event_of_data, _decode_server_sent_events(answer.pieces(timeout)))
-            else:
+            if kind not in _STREAMS:
                 raise BedrockTokenError("Bedrock's answer is not a stream (a proxy in between?)")
-            for event in decoded:
-                name = event.get("type") if kind == "text/event-stream" else next(iter(event))
-                complete = complete or name in last
-                if event != {"type": "[DONE]"}:
+            decode, meaning = _STREAMS[kind]
+            for parts in decode(io.BufferedReader(answer, 65536)):
+                event = meaning(*parts)
+                complete = complete or (event.get("type") or next(iter(event), "")) in last
+                if event is not _DONE:
                     yield event
             failure = None if complete else BedrockTokenError("Bedrock's stream ended before the message did")
         except BedrockError as error:
             said = (error.code, error.message, answer.headers.get("x-amzn-RequestId", ""))
             failure = BedrockError(0, *[_quoted(text, [token]) for text in said])
-        except (OSError, HTTPException) as error:
-            failure = _broken_off(error, "Bedrock's stream", timeout)
+        except UnicodeDecodeError:
+            failure = BedrockTokenError("Bedrock's stream is damaged: it is not UTF-8")
+        except _NoAnswer as error:
+            failure = _unanswered(error)
         finally:
             answer.close()
         if failure is not None:
@@ -2751,7 +2580,7 @@ def _events(answer: _Answer, path: str, token: str, timeout: float) -> Iterator[
 def call(
     path: str, body: dict[str, Any] | list[Any] | None = None, *, method: str | None = None,
     endpoint: str = "bedrock-runtime", headers: Pairs = (), region: str | None = None, token: Any = None,
-    environ: Mapping[str, str] | None = None, timeout: float = 60,
+    environ: Environ = None, timeout: float = 60,
 ) -> Any:
     """Any operation of Bedrock that takes an API key; its JSON answer, a dict or a list ({} if it is empty).
 
@@ -2766,14 +2595,13 @@ def call(
     """
     settings = _Settings(environ, region=region)
     answer, _ = _ask_bedrock(settings, path, body, method, endpoint, headers, token, timeout)
-    document = _document_of(answer, timeout)
-    return {} if document is None else document
+    return _document_of(answer)
 
 
 def call_stream(
     path: str, body: dict[str, Any] | list[Any] | None = None, *, method: str | None = None,
     endpoint: str = "bedrock-runtime", headers: Pairs = (), region: str | None = None, token: Any = None,
-    environ: Mapping[str, str] | None = None, timeout: float = 60,
+    environ: Environ = None, timeout: float = 60,
 ) -> Iterator[dict[str, Any]]:
     """call() for an answer that is a stream: an iterator of its events, each as it arrives.
 
@@ -2790,7 +2618,6 @@ def call_stream(
 
 def _model_path(model_id: str, operation: str) -> str:
     from urllib.parse import quote
-
     if not isinstance(model_id, str) or not model_id.isprintable() or model_id in ("", ".", ".."):
         raise ValueError("model_id must be the name or ARN of a model or an inference profile")
     return f"/model/{quote(model_id, safe='')}/{operation}"
@@ -2798,7 +2625,7 @@ def _model_path(model_id: str, operation: str) -> str:
 
 def converse(
     model_id: str, messages: list[dict[str, Any]], *, region: str | None = None, token: Any = None,
-    environ: Mapping[str, str] | None = None, timeout: float = 60, **request: Any,
+    environ: Environ = None, timeout: float = 60, **request: Any,
 ) -> dict[str, Any]:
     """One call of Bedrock's Converse API, its answer as it comes; `request` are the API's other fields.
 
@@ -2806,8 +2633,7 @@ def converse(
     https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html
     """
     path, body = _model_path(model_id, "converse"), {"messages": messages, **request}
-    answer, _ = _ask_bedrock(_Settings(environ, region=region), path, body, token=token, timeout=timeout)
-    document = _document_of(answer, timeout)
+    document = call(path, body, region=region, token=token, environ=environ, timeout=timeout)
     if not isinstance(document, dict):
         raise BedrockTokenError("Bedrock's answer is not a JSON object (a proxy in between?)")
     return document
@@ -2815,7 +2641,7 @@ def converse(
 
 def converse_stream(
     model_id: str, messages: list[dict[str, Any]], *, region: str | None = None, token: Any = None,
-    environ: Mapping[str, str] | None = None, timeout: float = 60, **request: Any,
+    environ: Environ = None, timeout: float = 60, **request: Any,
 ) -> Iterator[dict[str, Any]]:
     """converse() as a stream: an iterator of events like {"contentBlockDelta": {...}}, as of call_stream().
 
@@ -2845,26 +2671,56 @@ class _Refused(Exception):
     """A request that is not sent on: the status, and why."""
 
 
-def _chunks(file: io.BufferedReader) -> Iterator[bytes]:
-    """The chunks of a request's body, https://www.rfc-editor.org/rfc/rfc9112#section-7.1"""
+def _given_key(headers: Message) -> str:
+    """The key that the client gives, once: as a bearer, an API key, or the key id of AWS's signature."""
     import re
+    keys = [f"Bearer {key}" for key in headers.get_all("x-api-key", [])]
+    given = [*headers.get_all("Authorization", []), *keys]
+    form = rf"(?i:Bearer)\s+(\S+)\s*|{_ALGORITHM}\s+Credential=([^/]+)/.*"
+    found = re.fullmatch(form, given[0], re.DOTALL) if len(given) == 1 else None
+    return found[found.lastindex or 0] if found else ""
 
-    total = 0
+
+def _target_of(handler: BaseHTTPRequestHandler, key: str, our_hosts: list[str]) -> str:
+    """The path that a request asks for, if all of its head is as it should be."""
+    from urllib.parse import unquote
+    headers = handler.headers
+    host = ",".join(headers.get_all("Host", [])).lower()
+    text = "".join([part for header in headers.items() for part in header])
+    plain = all(map(_is_plain, headers)) and text.replace("\t", "").isprintable()
+    target = handler.requestline.split()[1]  # handler.path has been tidied up
+    dots = {".", ".."} & set(map(unquote, target.partition("?")[0].split("/")))
+    sane = _is_target(target) and target[:2] != "//" and not dots
+    for wrong, status, why in (
+        (handler.command in ("OPTIONS", "CONNECT", "TRACE"), 501, "this method is not for the proxy"),
+        (len(text) > 65536, 431, "the headers are too long"),
+        (headers.defects or not plain, 400, "the headers are damaged"),
+        (host not in our_hosts, 421, "the Host header names another server"),
+        ("Origin" in headers or "Sec-Fetch-Site" in headers, 403, "this proxy is not for browsers"),
+        (not hmac.compare_digest(_given_key(headers).encode("utf-8"), key.encode("utf-8")), 401,
+         "the key is not the BEDROCK_TOKEN_PROXY_KEY of this proxy"),
+        (not sane or handler.request_version == "HTTP/0.9", 400, "the target is not a plain path"),
+    ):
+        if wrong:
+            raise _Refused(status, why)
+    return target
+
+
+def _chunked_body(file: io.BufferedReader) -> bytes:
+    """A body in chunks, https://www.rfc-editor.org/rfc/rfc9112#section-7.1"""
+    import re
+    body = bytearray()
     while True:
         found = re.fullmatch(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]*)?\r\n", file.readline(4096))
-        if found is None:
-            break
-        size = int(found[1], 16)
-        total += size
-        if total > _BODY_LIMIT:
+        size = int(found[1], 16) if found else -1
+        if len(body) + size > _BODY_LIMIT:
             raise _Refused(413, "the body has more than 64 MiB")
         if size == 0 and any(file.readline(4096) == b"\r\n" for _ in range(100)):  # after any trailers
-            return
-        chunk = file.read(size + 2) if size else b""
+            return bytes(body)
+        chunk = file.read(size + 2) if size > 0 else b""
         if chunk[size:] != b"\r\n":
-            break
-        yield chunk[:size]
-    raise _Refused(400, "the chunks of the body are damaged")
+            raise _Refused(400, "the chunks of the body are damaged")
+        body += chunk[:size]
 
 
 def _request_body(handler: BaseHTTPRequestHandler) -> bytes | None:
@@ -2881,62 +2737,17 @@ def _request_body(handler: BaseHTTPRequestHandler) -> bytes | None:
     if handler.headers.get("Expect", "").lower() == "100-continue":
         handler.send_response_only(100)
         handler.end_headers()
-    if codings:
-        return b"".join(_chunks(handler.rfile))  # type: ignore[arg-type]
-    body = handler.rfile.read(length)
+    body = _chunked_body(handler.rfile) if codings else handler.rfile.read(length)  # type: ignore[arg-type]
     if len(body) < length:
         raise _Refused(400, "the body is cut off")
-    return body if lengths else None
-
-
-def _has_key(headers: Message, key: str) -> bool:
-    """Whether the client gives the key, once: as a bearer, an API key, or the key id of AWS's signature."""
-    authorizations, keys = headers.get_all("Authorization", []), headers.get_all("x-api-key", [])
-    scheme, _, rest = "".join(authorizations).partition(" ")
-    given = "".join(keys)
-    if scheme.lower() == "bearer":
-        given = rest.strip()
-    elif scheme == _ALGORITHM and rest.strip().startswith("Credential="):
-        given = rest.strip()[len("Credential="):].partition("/")[0]
-    once = len(authorizations) + len(keys) == 1
-    return once and hmac.compare_digest(given.encode("utf-8"), key.encode("utf-8"))
-
-
-def _target_of(handler: BaseHTTPRequestHandler, key: str, our_hosts: list[str]) -> str:
-    """The path that a request asks for, if all of its head is as it should be."""
-    from urllib.parse import unquote
-
-    headers = handler.headers
-    host = ",".join(headers.get_all("Host", [])).lower()
-    text = "".join([part for header in headers.items() for part in header])
-    plain = all(map(_is_plain, headers)) and text.replace("\t", "").isprintable()
-    for wrong, status, why in (
-        (handler.command in ("OPTIONS", "CONNECT", "TRACE"), 501, "this method is not for the proxy"),
-        (len(text) > 65536, 431, "the headers are too long"),
-        (headers.defects or not plain, 400, "the headers are damaged"),
-        (host not in our_hosts, 421, "the Host header names another server"),
-        ("Origin" in headers or "Sec-Fetch-Site" in headers, 403, "this proxy is not for browsers"),
-        (not _has_key(headers, key), 401, "the key is not the BEDROCK_TOKEN_PROXY_KEY of this proxy"),
-    ):
-        if wrong:
-            raise _Refused(status, why)
-
-    target = handler.requestline.split()[1]  # handler.path has been tidied up
-    dots = {".", ".."} & set(map(unquote, target.partition("?")[0].split("/")))
-    try:
-        sane = _Url(f"http://proxy{target}").target == target and target[:2] != "//" and not dots
-    except ValueError:
-        sane = False
-    if not sane or handler.request_version == "HTTP/0.9":
-        raise _Refused(400, "the target is not a plain path")
-    return target
+    return body if lengths or codings else None
 
 
 def _forward(
-    settings: _Settings, provider: TokenProvider, url: str, handler: BaseHTTPRequestHandler,
-    body: bytes | None,
+    settings: _Settings, provider: TokenProvider, url: str, handler: BaseHTTPRequestHandler
 ) -> tuple[_Answer, bytes | None]:
     """The upstream's answer, with a token that is valid now; and its body, where that had to be read."""
+    body = _request_body(handler)
     listed = ",".join(handler.headers.get_all("Connection", [])).lower().split(",")
     dropped = _NOT_SENT_ON.union(map(str.strip, listed))
     kept = [
@@ -2951,7 +2762,7 @@ def _forward(
         )
         if answer.status != 403:
             return answer, None
-        _receive(answer, _PAYLOAD_LIMIT, _UPSTREAM_PATIENCE)
+        answer.read_all(_PAYLOAD_LIMIT)
         if renewed or not _refusal(settings, answer, token, token.region)[1]:
             break
         current = provider()  # somebody else may have been refused before us
@@ -2961,8 +2772,6 @@ def _forward(
 
 def _pass_on(handler: BaseHTTPRequestHandler, answer: _Answer, content: bytes | None) -> None:
     """The answer as it comes, byte for byte; where it breaks off, so does the client's connection."""
-    from http.client import HTTPException
-
     bodiless = handler.command == "HEAD" or answer.status in (204, 304)
     counted = "Content-Length" in answer.headers and "Transfer-Encoding" not in answer.headers
     chunked = not bodiless and not counted and handler.request_version == "HTTP/1.1"
@@ -2974,24 +2783,100 @@ def _pass_on(handler: BaseHTTPRequestHandler, answer: _Answer, content: bytes | 
         handler.send_header("Transfer-Encoding", "chunked")
     handler.close_connection |= not (bodiless or counted or chunked)
     handler.end_headers()
+    answer.patience = _UPSTREAM_PATIENCE
+    file = io.BufferedReader(answer, 65536)
     try:
-        for piece in (answer.pieces(_UPSTREAM_PATIENCE) if content is None else [content]):
+        for piece in (iter(lambda: file.read1(65536), b"") if content is None else [content]):
             handler.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if chunked and piece else piece)
         if chunked:
             handler.wfile.write(b"0\r\n\r\n")
-    except (OSError, HTTPException):
+    except (OSError, _NoAnswer):
         handler.close_connection = True
     finally:
         answer.close()
+
+
+def _proxy_connection(
+    settings: _Settings, provider: TokenProvider, upstream: str, key: str, hosts: list[str]
+) -> type[BaseHTTPRequestHandler]:
+    """What serves one client's connection, with the proxy's key and its names."""
+    from http.server import BaseHTTPRequestHandler
+
+    class Connection(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def setup(self) -> None:
+            super().setup()
+            self.rfile.close()  # it would keep the socket open until it is collected
+            self.link = _Link(self.connection, 0.0)
+            self.rfile = self.link.makefile("rb")
+
+        def handle_one_request(self) -> None:
+            self.link.deadline = time.monotonic() + _CLIENT_PATIENCE
+            super().handle_one_request()
+
+        def handle_expect_100(self) -> bool:
+            return True  # the client may go on once it is known who asks
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def __getattr__(self, name: str) -> Callable[[], None]:
+            if name.startswith("do_"):
+                return self.answer
+            raise AttributeError(name)
+
+        def answer(self) -> None:
+            try:
+                url = upstream + _target_of(self, key, hosts)
+                answer, content = _forward(settings, provider, url, self)
+            except (_Refused, BedrockTokenError, OSError, ValueError) as error:
+                status, why = error.args if isinstance(error, _Refused) else (502, str(error))
+                text = (_printable(why, 2000) + "\n").encode("utf-8")
+                self.send_response_only(status)
+                self.send_header("Content-Type", "text/plain; charset=utf-8")
+                self.send_header("Content-Length", str(len(text)))
+                self.send_header("Connection", "close")  # a body left unread must not pass for a request
+                self.end_headers()
+                self.wfile.write(text)
+            else:
+                _pass_on(self, answer, content)
+
+    return Connection
 
 
 # -------------------------------------------------------------------------------- command line
 #
 # Only the answer goes to stdout. Errors and notes go to stderr, after "bedrock_token:". Success is silent.
 
-_EXAMPLES = """\
+_HELP = f"""\
+usage: python -m bedrock_token [options]                print a token
+       python -m bedrock_token COMMAND [options]        see --help
+
+commands:
+  exec -- COMMAND [ARG ...]    run a command with the token in its environment
+  proxy                        run a loopback proxy that adds a valid token to every request
+  inspect                      show what a token says, from stdin or the environment
+  check                        ask Bedrock whether it accepts the token, and if not, why
+  converse --model ID [TEXT]   stream one answer to stdout; TEXT comes from stdin if it is not given
+
+options, each with what it goes with:
+  --region, --profile          as for the AWS CLI; with all commands but inspect
+  -q, --quiet                  no notes on stderr, only errors; with all commands but inspect
+  --expires-in TIME            3600, 90m, 12h (the default); printing, exec, proxy
+  --service NAME               bedrock (the default) or aws-external-anthropic; printing, exec
+  --var NAME                   variable to set instead of {_BEARER_VARIABLE}; printing, exec
+  --format {{token,json,env,env-no-export,powershell,windows-cmd,fish}}   token by default; printing
+  --format {{text,json}}         text by default; inspect
+  --only-bedrock               remove AWS keys and profiles from the command's environment; exec
+  --model ID                   model or inference profile to ask; converse, check (one output token)
+  --timeout SECONDS            60 by default; check, converse
+  --port N                     8790 by default, 0 for any free port; proxy
+  --endpoint NAME              bedrock-runtime (the default), bedrock or bedrock-mantle; proxy
+  -h, --help, --version
+
 examples:
-  python -m bedrock_token                                   print a token
   python -m bedrock_token --region us-east-1 --expires-in 90m --profile dev
   eval "$(python -m bedrock_token --format env)"            set it in this shell
   python -m bedrock_token exec --only-bedrock -- claude     run a program with it
@@ -2999,8 +2884,7 @@ examples:
   python -m bedrock_token | python -m bedrock_token inspect
   python -m bedrock_token check --model us.amazon.nova-micro-v1:0
   echo "Why is the sky blue?" | python -m bedrock_token converse --model us.amazon.nova-micro-v1:0
-"""
-_EPILOG = f"""\
+
 environment:
   AWS_REGION, AWS_DEFAULT_REGION, AWS_PROFILE, AWS_ACCESS_KEY_ID, ...   as for the AWS CLI
   {_BEARER_VARIABLE}   the token for inspect, check and converse, if it is set
@@ -3025,9 +2909,9 @@ _OTHER_CREDENTIALS = (
 )
 
 
-def _note(text: str) -> None:
+def _note(text: str, usage: str = "") -> None:
     try:
-        print(f"bedrock_token: {text}", file=sys.stderr, flush=True)
+        print(f"{usage}bedrock_token: {text}", file=sys.stderr, flush=True)
     except OSError:
         pass  # a full disk, say, is no reason to stop
 
@@ -3059,19 +2943,19 @@ def _read_stdin() -> str:
 
 def _duration(seconds: float) -> str:
     """As people say it: 2 d 1 h, 11 h 59 min, 5 min, 30 s."""
-    seconds = int(seconds)
-    for size, unit, smaller, smaller_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "min")):
-        if seconds >= size:
-            rest = seconds % size // smaller
-            return f"{seconds // size} {unit}" + (f" {rest} {smaller_unit}" if rest else "")
-    return f"{seconds // 60} min" if seconds >= 60 else f"{seconds} s"
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (seconds, "s")]
+    first = next((at for at, (count, _) in enumerate(parts) if count), 3)
+    shown = parts[first:first + (2 if first < 2 else 1)]
+    return " ".join([f"{count} {unit}" for count, unit in shown if count or unit == "s"])
 
 
 def _ask_on_terminal(serial: str) -> str:
     import contextlib
     import getpass
     import warnings
-
     unable = contextlib.suppress(getpass.GetPassWarning, EOFError, OSError)
     with unable, warnings.catch_warnings():
         warnings.simplefilter("error")  # it warns before it reads, and shows, what is no terminal
@@ -3097,25 +2981,25 @@ def _variables(options: Any, token: Token) -> dict[str, str]:
     return {**dict.fromkeys(names, str(token)), **dict.fromkeys(_REGION_VARIABLES, token.region)}
 
 
-def _print_json(document: dict[str, Any]) -> None:
+def _json_text(document: dict[str, Any]) -> str:
     import json
-
-    _write(json.dumps(document, indent=2) + "\n")
+    return json.dumps(document, indent=2) + "\n"
 
 
 def _print_token(options: Any) -> int:
     token, credentials = _minted(options)
-    if options.format in (None, "token"):
-        _write(f"{token}\n")
+    if options.format in _FORMATS:
+        variables = _variables(options, token).items()
+        text = "".join([_FORMATS[options.format].format(*variable) for variable in variables])
     elif options.format == "json":
         left = int((token.expiration - options.settings.now()).total_seconds())
-        _print_json({
+        text = _json_text({
             "token": token, "token_type": "Bearer", "service": token.service, "region": token.region,
             "expiration": _rfc3339(token.expiration), "expires_in": left, "source": credentials.source,
         })
     else:
-        variables = _variables(options, token).items()
-        _write("".join([_FORMATS[options.format].format(*variable) for variable in variables]))
+        text = f"{token}\n"
+    _write(text)
     return 0
 
 
@@ -3124,7 +3008,6 @@ def _run_command(command: list[str], environ: dict[str, str]) -> int:
     if os.name == "nt":
         import shutil
         import subprocess
-
         path = shutil.which(command[0], path=environ.get("PATH"))
         if path is None:
             raise FileNotFoundError
@@ -3135,7 +3018,6 @@ def _run_command(command: list[str], environ: dict[str, str]) -> int:
                 except KeyboardInterrupt:
                     pass  # the command gets it too, and decides
     import signal
-
     # Python ignores these, and the command would inherit that.
     ignored = (signal.SIGPIPE, signal.SIGXFSZ)
     before = [signal.signal(number, signal.SIG_DFL) for number in ignored]
@@ -3164,26 +3046,6 @@ def _exec(options: Any) -> int:
         return 127 if missing else 126
 
 
-def _token_to_inspect() -> tuple[str, list[str]]:
-    """The token on stdin, else in the environment, without what was pasted with it; and warnings of that."""
-    raw = "" if sys.stdin is None or sys.stdin.isatty() else _read_stdin()
-    if not raw.strip():
-        raw = os.environ.get(_BEARER_VARIABLE, "")
-    text = raw.strip()
-    token = (text[7:] if text[:7].lower() == "bearer " else text).strip("\"' \t")
-    if not token:
-        raise BedrockTokenError("no token", f"pipe one in, or set {_BEARER_VARIABLE}")
-
-    warnings = []
-    if raw.rstrip("\r\n") != text:
-        warnings.append("there are blanks or line breaks around the token")
-    if token != text:
-        warnings.append('there are quotes or the word "Bearer" around the token')
-    if 1024 in (len(token), len(text)):
-        warnings.append("it has 1,024 characters: setx on Windows cuts values there")
-    return token, warnings
-
-
 def _state_of(facts: dict[str, Any], settings: _Settings) -> tuple[bool, str, list[str]]:
     """Whether a token of these facts is valid now, the same in words, and warnings."""
     if facts["kind"] == "long-term":
@@ -3206,31 +3068,42 @@ def _state_of(facts: dict[str, Any], settings: _Settings) -> tuple[bool, str, li
 
 
 def _inspect(options: Any) -> int:
-    token, warnings = _token_to_inspect()
+    # 1. The token on stdin, else in the environment, without what was pasted with it.
+    raw = "" if sys.stdin is None or sys.stdin.isatty() else _read_stdin()
+    raw = raw if raw.strip() else os.environ.get(_BEARER_VARIABLE, "")
+    text = raw.strip()
+    token = (text[7:] if text[:7].lower() == "bearer " else text).strip("\"' \t")
+    if not token:
+        raise BedrockTokenError("no token", f"pipe one in, or set {_BEARER_VARIABLE}")
+    warnings = []
+    if raw.rstrip("\r\n") != token:
+        warnings.append('there are blanks, line breaks, quotes or the word "Bearer" around the token')
+    if 1024 in (len(token), len(text)):
+        warnings.append("it has 1,024 characters: setx on Windows cuts values there")
+
+    # 2. What it says.
     try:
         facts = decode_token(token)
     except ValueError as error:
-        cut = [warning for warning in warnings if "setx" in warning]
-        raise BedrockTokenError(str(error), *cut) from None
+        raise BedrockTokenError(str(error), "; ".join(warnings)) from None
     valid, state, more = _state_of(facts, options.settings)
     warnings += more
-
     shown = {name: _rfc3339(fact) if isinstance(fact, datetime) else fact for name, fact in facts.items()}
-    short_term = facts["kind"] == "short-term"
     if options.format == "json":
-        if short_term:
+        if "expires_at" in facts:
             left = facts["expires_at"] - options.settings.now()
             shown["seconds_left"] = max(0, int(left.total_seconds()))
-        _print_json({"state": state, "valid": valid, **shown, "warnings": warnings})
-    else:
-        if short_term:
-            shown["temporary"] = "yes" if facts["temporary"] else "no"
-        if short_term and "account_id" in shown:
+        _write(_json_text({"state": state, "valid": valid, **shown, "warnings": warnings}))
+        return 0 if valid else 1
+
+    if "temporary" in facts:
+        shown["temporary"] = "yes" if facts["temporary"] else "no"
+        if "account_id" in facts:
             shown["account_id"] += " (encoded in the key id; AWS does not promise it)"
-        rows = {"state": state, **shown}.items()
-        _write("".join([f"{name.replace('_', ' '):<14} {fact}\n" for name, fact in rows]))
-        for warning in warnings:
-            _note(f"warning: {warning}")
+    rows = {"state": state, **shown}.items()
+    _write("".join([f"{name.replace('_', ' '):<14} {fact}\n" for name, fact in rows]))
+    for warning in warnings:
+        _note(f"warning: {warning}")
     return 0 if valid else 1
 
 
@@ -3249,15 +3122,13 @@ def _check(options: Any) -> int:
 
     try:
         answer, _ = _ask_bedrock(settings, path, body, endpoint=endpoint, token=bearer, timeout=timeout)
-        if not isinstance(_document_of(answer, timeout), dict):
-            raise BedrockTokenError("Bedrock's answer is not a JSON object (a proxy in between?)")
+        _document_of(answer)
         outcome = f", and {model} answers" if model else ""
     except BedrockError as error:
         # Bedrock looks at the token first: whatever else it complains of proves that the token is good.
+        others = ("not authorized to perform", "access to the model")
         proven = error.status in (400, 404, 429)
-        if error.status == 403:
-            others = ("not authorized to perform", "access to the model")
-            proven = any(text in error.message for text in others)
+        proven = proven or error.status == 403 and any(text in error.message for text in others)
         if not proven or not error.code or error.hint:
             raise
         if model:
@@ -3291,56 +3162,6 @@ def _converse(options: Any) -> int:
     return 0
 
 
-def _proxy_connection(
-    settings: _Settings, provider: TokenProvider, upstream: str, key: str, hosts: list[str]
-) -> type[BaseHTTPRequestHandler]:
-    """What serves one client's connection, with the proxy's key and its names."""
-    from http.server import BaseHTTPRequestHandler
-
-    class Connection(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
-
-        def setup(self) -> None:
-            super().setup()
-            self.rfile.close()  # it would keep the socket open until it is collected
-            self.link = _Link(self.connection, 0.0)
-            self.rfile = self.link.makefile("rb")
-
-        def handle_one_request(self) -> None:
-            self.link.deadline = time.monotonic() + _CLIENT_PATIENCE
-            super().handle_one_request()
-
-        def handle_expect_100(self) -> bool:
-            return True  # the client may go on once it is known who asks
-
-        def __getattr__(self, name: str) -> Callable[[], None]:
-            if name.startswith("do_"):
-                return self.answer
-            raise AttributeError(name)
-
-        def answer(self) -> None:
-            try:
-                target = _target_of(self, key, hosts)
-                answer, content = _forward(settings, provider, upstream + target, self, _request_body(self))
-            except (_Refused, BedrockTokenError, OSError, ValueError) as error:
-                status, why = error.args if isinstance(error, _Refused) else (502, str(error))
-                text = (_printable(why, 2000) + "\n").encode("utf-8")
-                self.send_response_only(status)
-                self.send_header("Content-Type", "text/plain; charset=utf-8")
-                self.send_header("Content-Length", str(len(text)))
-                self.send_header("Connection", "close")  # a body left unread must not pass for a request
-                self.end_headers()
-                self.wfile.write(text)
-            else:
-                _pass_on(self, answer, content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    return Connection
-
-
 def _proxy(options: Any) -> int:
     """Serve, one thread a connection, until SIGTERM or Ctrl-C. The addresses go to stdout."""
     import signal
@@ -3362,9 +3183,10 @@ def _proxy(options: Any) -> int:
     region = provider().region  # or an error, before anybody relies on it
     upstream = _endpoint(options.settings, options.endpoint.replace("-", "_"), region)
     hosts: list[str] = []
-    connection = _proxy_connection(options.settings, provider, upstream, key, hosts)
     try:
-        server = Server(("127.0.0.1", options.port), connection)
+        server = Server(
+            ("127.0.0.1", options.port), _proxy_connection(options.settings, provider, upstream, key, hosts)
+        )
     except OSError as error:
         raise BedrockTokenError(f"port {options.port} cannot be used: {error.strerror or error}") from error
 
@@ -3374,10 +3196,11 @@ def _proxy(options: Any) -> int:
             port = server.server_address[1]
             hosts += [f"127.0.0.1:{port}", f"localhost:{port}"]
             base = f"http://127.0.0.1:{port}"
-            openai = base + _OPENAI_PATHS[options.endpoint]
             _write(
-                f"export OPENAI_BASE_URL={openai}\nexport OPENAI_API_KEY={key}\n"
-                f"export ANTHROPIC_BEDROCK_BASE_URL={base}\nexport BEDROCK_TOKEN_PROXY_KEY={key}\n"
+                f"export OPENAI_BASE_URL={base}{_OPENAI_PATHS[options.endpoint]}\n"
+                f"export OPENAI_API_KEY={key}\n"
+                f"export ANTHROPIC_BEDROCK_BASE_URL={base}\n"
+                f"export BEDROCK_TOKEN_PROXY_KEY={key}\n"
             )
             server.serve_forever()
     except KeyboardInterrupt:
@@ -3387,152 +3210,123 @@ def _proxy(options: Any) -> int:
 
 def _lifetime(text: str) -> int:
     import re
-
     parts = re.fullmatch(r"(?=.)(?:(\d{1,5})h)?(?:(\d{1,5})m)?(?:(\d{1,5})s?)?", text, re.ASCII)
-    if parts is None:
-        raise ValueError("must be like 3600, 90m, 12h or 1h30m")
-    hours, minutes, seconds = [int(part or 0) for part in parts.groups()]
+    hours, minutes, seconds = [int(part or 0) for part in parts.groups()] if parts else (0, 0, 0)
     return _whole_seconds(hours * 3600 + minutes * 60 + seconds, 1, _TOKEN_LIFETIME, "it")
-
-
-def _variable_name(text: str) -> str:
-    if not (text.isascii() and text.isidentifier()):
-        raise ValueError("must be a name of letters, digits and _")
-    return text
 
 
 def _timeout(text: str) -> float:
     if not 0 < float(text) <= 3600:
-        raise ValueError("must be seconds, above 0 and at most 3600")
+        raise ValueError
     return float(text)
 
 
 def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 5) or int(text) > 65535:
-        raise ValueError("must be a number from 0 to 65535")
-    return int(text)
+    return range(65536).index(int(text.encode("ascii")))
 
 
-def _add_options(add: Callable[..., object], command: str) -> None:
-    """Add a command's options, or those of none, "". A default would undo what stands before the command."""
-    from argparse import ArgumentTypeError
+def _one_of(*choices: str) -> Callable[[str], str]:
+    return lambda text: choices[choices.index(text)]
 
-    def checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
-        def value(text: str) -> Any:
-            try:
-                return check(text)
-            except ValueError as error:
-                raise ArgumentTypeError(str(error)) from None
-        return value
 
-    if command == "exec":
-        add("--only-bedrock", action="store_true", help="remove AWS keys and profiles from its environment")
-    elif command == "inspect":
-        add("--format", choices=["text", "json"], help="text by default")
-        return
-    elif command == "check":
-        add("--model", metavar="ID", help="also ask this model or inference profile (one output token)")
-    elif command == "converse":
-        add("--model", metavar="ID", required=True, help="model or inference profile")
-        add("rest", nargs="*", metavar="TEXT", help="what to say; from stdin if it is not given")
-    elif command == "proxy":
-        add("--port", type=checked(_port), metavar="N", help="8790 by default, 0 for any free port")
-        add("--endpoint", choices=_ENDPOINTS, help="bedrock-runtime by default")
-    else:
-        add("--format", choices=["token", "json", *_FORMATS], help="token by default")
-        add("--version", action="version", version=f"bedrock_token {__version__}")
-    add("--region", type=checked(_region_name), help="region of the token, for example us-east-1")
-    add("--profile", help="profile in ~/.aws/config and ~/.aws/credentials")
-    add("-q", "--quiet", action="store_true", help="no notes on stderr, only errors")
-    if command in ("check", "converse"):
-        add("--timeout", type=checked(_timeout), metavar="SECONDS", help="60 by default")
-    else:
-        add("--expires-in", type=checked(_lifetime), metavar="TIME", help="3600, 90m, 12h (the default)")
-    if command in ("", "exec"):
-        add("--service", choices=list(_SERVICES), help="what takes the token; bedrock by default")
-        add("--var", type=checked(_variable_name), action="append", metavar="NAME",
-            help=f"variable to set instead of {_BEARER_VARIABLE}; can be repeated")
+def _variable_name(text: str) -> str:
+    if not (text.isascii() and text.isidentifier()):
+        raise ValueError
+    return text
+
+
+class _WrongUsage(Exception):
+    """What is wrong with the arguments. It never quotes much of one: it may be a token."""
+
+
+_COMMANDS = {
+    "": _print_token, "exec": _exec, "inspect": _inspect, "check": _check, "converse": _converse,
+    "proxy": _proxy,
+}
+_ALL = ("", "exec", "check", "converse", "proxy")
+# An option -> what reads its value (None: it has none), what that must be, the commands it goes with.
+_OPTIONS: dict[str, tuple[Callable[[str], Any] | None, str, tuple[str, ...]]] = {
+    "region": (_region_name, "a region, such as us-east-1", _ALL),
+    "profile": (str, "", _ALL),
+    "quiet": (None, "", _ALL),
+    "expires-in": (_lifetime, "like 3600, 90m or 1h30m, and at most 12h", ("", "exec", "proxy")),
+    "service": (_service_name, f"one of {', '.join(_SERVICES)}", ("", "exec")),
+    "var": (_variable_name, "a name of letters, digits and _", ("", "exec")),
+    "format": (str, "", ("", "inspect")),
+    "only-bedrock": (None, "", ("exec",)),
+    "model": (str, "", ("check", "converse")),
+    "timeout": (_timeout, "seconds, above 0 and at most 3600", ("check", "converse")),
+    "port": (_port, "a number from 0 to 65535", ("proxy",)),
+    "endpoint": (_one_of(*_ENDPOINTS), f"one of {', '.join(_ENDPOINTS)}", ("proxy",)),
+}
 
 
 def _parse_arguments(argv: list[str], options: Any) -> None:
-    """Put what the arguments say into `options`, which holds the defaults."""
-    import argparse
-    import re
-
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> NoReturn:
-            super().error(re.sub(r"[\w+/=-]{40,}", "...", message))  # it quotes arguments: a token, perhaps
-
-    program = "python -m bedrock_token"
-    style: dict[str, Any] = {
-        "formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": _EPILOG, "allow_abbrev": False,
-        "argument_default": argparse.SUPPRESS,
-    }
-    parser = Parser(prog=program, usage=f"{program} [options] [COMMAND ...]", description=_EXAMPLES, **style)
-    _add_options(parser.add_argument, "")
-    title = "commands, each with a --help of its own"
-    commands = parser.add_subparsers(prog=program, metavar="COMMAND", title=title)
-    for name, run, operands, text in (
-        ("exec", _exec, " -- COMMAND [ARG ...]", "run a command with the token in its environment"),
-        ("inspect", _inspect, "", "show what a token says, from stdin or the environment"),
-        ("check", _check, "", "ask Bedrock whether it accepts the token, and if not, why"),
-        ("converse", _converse, " --model ID [TEXT]", "stream one answer to stdout"),
-        ("proxy", _proxy, "", "run a loopback proxy that adds a valid token to every request"),
-    ):
-        examples = [line for line in _EXAMPLES.splitlines() if f"bedrock_token {name}" in line]
-        command = commands.add_parser(
-            name, help=text, description="\n".join([text, "", "examples:", *examples]),
-            usage=f"{program} {name} [options]{operands}", **style,
-        )
-        command.set_defaults(run=run)
-        _add_options(command.add_argument, name)
-
-    # argparse would take the value of an unknown option for a command.
-    known = {"-h", "--help", "--version", "-q", *["--" + name.replace("_", "-") for name in vars(options)]}
+    """Put what the arguments say into `options`, which holds the defaults; --help is answered at once."""
+    from getopt import GetoptError, gnu_getopt
+    # 1. What is an option, and what is not.
     here = argv.index("--") if "--" in argv else len(argv)
-    for before, argument in zip(["", *argv], argv[:here]):
-        name = argument.partition("=")[0]
-        if name not in known and (name[:2] == "--" or name[:1] == "-" and before[:1] != "-"):
-            parser.error(f"unknown option {name}")
+    names = [name if row[0] is None else f"{name}=" for name, row in _OPTIONS.items()]
+    try:
+        given, words = gnu_getopt(argv[:here], "hq", [*names, "help", "version"])
+    except GetoptError as error:
+        raise _WrongUsage(_printable(str(error), 60)) from None
+    command = words.pop(0) if words else ""
+    if command not in _COMMANDS:
+        known = ", ".join(filter(None, _COMMANDS))
+        raise _WrongUsage(f"unknown command {_printable(command, 20)}; the commands are {known}")
+    options.run, options.rest = _COMMANDS[command], words + argv[here + 1:]
 
-    _, unknown = parser.parse_known_args(argv[:here], options)
-    if unknown and unknown[0][:1] == "-":
-        parser.error(f"unknown option {unknown[0].partition('=')[0]}")
-    options.rest += argv[here + 1:]
-    if options.run is _exec and not options.rest:
-        parser.error("exec: the command to run must follow --")
-    text_given = options.run is _converse and len(options.rest) == 1
-    if unknown or (options.rest and options.run is not _exec and not text_given):
-        parser.error("unexpected argument; a token is never taken from the command line")
-    if options.var and options.run is not _exec and options.format not in _FORMATS:
-        parser.error("--var goes with a --format that sets variables")
+    # 2. What the options say.
+    for flag, text in given:
+        name = {"-q": "quiet", "-h": "help"}.get(flag, flag[2:])
+        if name in ("help", "version"):
+            _write(_HELP if name == "help" else f"bedrock_token {__version__}\n")
+            options.run = None
+            return
+        read, form, commands = _OPTIONS[name]
+        if command not in commands:
+            raise _WrongUsage(f"option --{name} does not go with {command or 'printing a token'}")
+        try:
+            value = True if read is None else read(text)
+        except ValueError:
+            raise _WrongUsage(f"--{name} must be {form}") from None
+        setattr(options, name.replace("-", "_"), [*options.var, value] if name == "var" else value)
 
-
-def _command(argv: list[str]) -> int:
-    from types import SimpleNamespace
-
-    options = SimpleNamespace(
-        run=_print_token, region=None, profile=None, quiet=False, expires_in=_TOKEN_LIFETIME, var=None,
-        format=None, only_bedrock=False, timeout=60.0, model=None, rest=[], service="bedrock", port=8790,
-        endpoint="bedrock-runtime",
-    )
-    if argv:  # credential helpers are run without arguments, and need no argparse
-        _parse_arguments(argv, options)
-    options.settings = _Settings(None, options.profile, options.region, mfa_code=_ask_on_terminal)
-    return int(options.run(options))
+    # 3. What goes together.
+    formats = ("text", "json") if command == "inspect" else ("token", "json", *_FORMATS)
+    most = {"exec": len(options.rest), "converse": 1}.get(command, 0)
+    for wrong, problem in (
+        (options.format and options.format not in formats, f"--format must be one of {', '.join(formats)}"),
+        (options.var and command == "" and options.format not in _FORMATS,
+         "--var goes with a --format that sets variables"),
+        (command == "converse" and not options.model, "converse needs a --model"),
+        (command == "exec" and (words or not options.rest), "exec: the command to run must follow --"),
+        (len(options.rest) > most, "unexpected argument; a token is never taken from the command line"),
+    ):
+        if wrong:
+            raise _WrongUsage(problem)
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status. Answers go to stdout, all else to stderr."""
-    if sys.stderr is None:  # closed by who started us: print and argparse would turn to stdout
+    from types import SimpleNamespace
+    if sys.stderr is None:  # closed by who started us: print would turn to stdout
         sys.stderr = open(os.devnull, "w")
+    options = SimpleNamespace(
+        run=_print_token, region=None, profile=None, quiet=False, expires_in=_TOKEN_LIFETIME, var=[],
+        format=None, only_bedrock=False, timeout=60.0, model=None, rest=[], service="bedrock", port=8790,
+        endpoint="bedrock-runtime",
+    )
     try:
-        try:
-            return _command(list(sys.argv[1:] if argv is None else argv))
-        except SystemExit as stop:  # argparse, after --help or wrong usage
-            if stop.code == 0:
-                _write("")  # a full disk shows only now
-            return int(stop.code or 0)
+        arguments = list(sys.argv[1:] if argv is None else argv)
+        if arguments:
+            _parse_arguments(arguments, options)
+        options.settings = _Settings(None, options.profile, options.region, mfa_code=_ask_on_terminal)
+        return options.run(options) if options.run else 0
+    except _WrongUsage as error:
+        _note(str(error), _HELP.partition("\n\n")[0] + "\n")
+        return 2
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # whoever read our output has gone, as "| head" does

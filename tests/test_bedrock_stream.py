@@ -1,5 +1,6 @@
 """Event streams: as they arrive, cut off, damaged, endless; and what they hold."""
 
+import io
 import threading
 import zlib
 from base64 import b64decode
@@ -70,8 +71,26 @@ def pieces(data, size):
     return [data[start:start + size] for start in range(0, len(data), size)]
 
 
+class Pieces(io.RawIOBase):
+    """A file that gives what it holds as it came, in these pieces."""
+
+    def __init__(self, chunks):
+        self.chunks = filter(None, chunks)
+        self.left = b""
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        piece = self.left or next(self.chunks, b"")
+        size = min(len(buffer), len(piece))
+        buffer[:size], self.left = piece[:size], piece[size:]
+        return size
+
+
 def decoding(chunks):
-    return (bt._event_of_frame(*frame) for frame in bt._decode_frames(chunks))
+    file = io.BufferedReader(Pieces(chunks))
+    return (bt._event_of_frame(*frame) for frame in bt._decode_frames(file))
 
 
 def decode(*chunks):

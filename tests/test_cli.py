@@ -132,7 +132,7 @@ USAGE_ERRORS = [
     ("--format", ["--format", "yaml"], "--format"),
     ("--format of inspect", ["inspect", "--format", "env"], "--format"),
     ("unknown option", ["--regoin", "us-east-1"], ""),
-    ("abbreviated option", ["--reg", "us-east-1"], ""),
+    ("ambiguous option", ["--pro", "us-east-1", "--e", "1h"], "--e"),
     ("unknown option of a command", ["check", "--only-bedrock"], ""),
     ("unknown command", ["mint"], ""),
     ("argument of a command", ["inspect", "it"], ""),

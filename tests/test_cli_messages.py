@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("usual_environment")
 
 # --- wrong usage ---------------------------------------------------------------------------
 
-UNKNOWN_OPTION = r"(unknown|unrecognized|no such) (option|argument)"
+UNKNOWN_OPTION = r"option .*(not recognized|does not go with)"
 UNKNOWN_COMMAND = r"(unknown|no such) command|invalid choice"
 USAGE = [
     # arguments, what the last line says, what it does not
@@ -37,7 +37,6 @@ USAGE = [
         ("option after a command", ["check", "--regoin", "us-east-1"], "--regoin"),
         ("option of another command", ["check", "--only-bedrock"], "--only-bedrock"),
         ("option after a known one", ["--region", "us-east-1", "--prfile", "dev"], "--prfile"),
-        ("abbreviated option", ["--reg", "us-east-1"], "--reg"),
         ("short option", ["-x", "dev"], "-x"),
         ("option of exec", ["exec", "--only-bedrok", "--", "true"], "--only-bedrok"),
     ]),

@@ -740,25 +740,6 @@ def test_an_executor_full_of_threads_that_wait(order, clock):
     assert source.calls == 1
 
 
-def test_a_plain_thread_does_what_a_busy_executor_does_not(clock):
-    async def both():
-        loop = asyncio.get_running_loop()
-        loop.set_default_executor(executor)
-        busy = loop.run_in_executor(None, free.wait, 5)
-        task = asyncio.ensure_future(provider.async_token())
-        await asyncio.sleep(0)
-        thread = Threads(provider.token)
-        token = await task
-        assert not busy.done()
-        free.set()
-        return [token, *thread.join()]
-
-    free = threading.Event()
-    provider = provider_of(Source(LASTING), clock)
-    with ThreadPoolExecutor(1) as executor:
-        assert run(both()) == [provider()] * 2
-
-
 def test_after_the_executor_was_shut_down_nobody_hangs(clock):
     """asyncio then refuses to start threads; what it says reaches each task that needs one."""
     async def ask():
@@ -769,22 +750,6 @@ def test_after_the_executor_was_shut_down_nobody_hangs(clock):
     provider = provider_of(Source(LASTING), clock)
     assert [type(outcome) for outcome in run(ask())] == [RuntimeError] * 3
     assert Threads(provider.token).join() == [run(provider.async_token())]
-
-
-def test_after_the_executor_was_shut_down_a_valid_token_is_served(clock):
-    async def ask():
-        await asyncio.get_running_loop().shutdown_default_executor()
-        return [await provider.async_token() for _ in range(3)]
-
-    source = Source(LASTING, OTHER)
-    provider = provider_of(source, clock)
-    first = provider()
-    assert run(ask()) == [first] * 3
-    clock.now += 12 * HOUR - 100
-    assert run(ask()) == [first] * 3
-    clock.now += 30  # it counts as a renewal that failed
-    assert provider() is not first
-    assert source.calls == 2
 
 
 def test_a_job_that_was_dropped_leaves_nobody_waiting(clock):

@@ -173,7 +173,7 @@ def test_half_a_pair_in_a_profile(environ, config, credentials, missing):
     write_home(environ, "[profile dev]\n" + config, "[dev]\n" + credentials)
     with pytest.raises(CredentialsError) as raised:
         load_credentials("dev", environ=environ)
-    assert f"{missing} is not" in str(raised.value)
+    assert f"{missing} missing" in str(raised.value)
     assert "dev" in str(raised.value)
     assert "secret-" not in everything_in(raised.value)
 
