@@ -2,6 +2,7 @@
 
 import io
 import ipaddress
+import itertools
 import os
 import signal
 import sys
@@ -30,15 +31,23 @@ _GIT = {
 }
 
 
+@pytest.fixture(scope="session")
+def homes(tmp_path_factory):
+    """Paths without end. For a folder of its own, pytest would look through all that are there, each time."""
+    folder = tmp_path_factory.mktemp("homes")
+    return (folder / f"home{number}" for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def home(monkeypatch, tmp_path_factory):
+def home(monkeypatch, homes):
     """The test's own empty home folder."""
     for name in list(os.environ):
         if name.lower().startswith(_PREFIXES) or name.lower() in _REMOVED:
             monkeypatch.delenv(name)
     for name, value in _GIT.items():
         monkeypatch.setenv(name, value)
-    folder = tmp_path_factory.mktemp("home")
+    folder = next(homes)
+    folder.mkdir()
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     return folder

@@ -7,10 +7,12 @@ import json
 import os
 import sys
 import sysconfig
+import tempfile
 import threading
 import time
 import traceback
 from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -90,6 +92,21 @@ TEMPORARY_TOKEN = PREFIX + (
 def cases(rows):
     """The rows without their first column, which becomes the name of the test."""
     return [pytest.param(*values, id=name) for name, *values in rows]
+
+
+def check_side_by_side(check, rows):
+    """check(*values) for each row (name, *values), in a thread of its own: pauses pass only once."""
+    rows = list(rows)
+    with ThreadPoolExecutor(len(rows)) as pool:
+        jobs = [(name, pool.submit(check, *values)) for name, *values in rows]
+    failed = [(name, job.exception()) for name, job in jobs if job.exception()]
+    if failed:
+        raise AssertionError("\n".join(f"{name}: {error!r}" for name, error in failed)) from failed[0][1]
+
+
+def environ_in(folder):
+    """What the fixture `environ` gives, with a home of its own in that folder."""
+    return {"HOME": tempfile.mkdtemp(dir=folder), "AWS_EC2_METADATA_DISABLED": "true"}
 
 
 def posix(reason):
