@@ -7,12 +7,13 @@ import subprocess
 import sys
 import threading
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 
 import bedrock_token as bt
 from tests.fake_aws import Sts, answer, role_keys
-from tests.helpers import ARN, ROOT, cases, posix
+from tests.helpers import ARN, ROOT, cases, check_side_by_side, environ_in, posix
 
 SERIAL = "arn:aws:iam::123456789012:mfa/me"
 CODE = "048151"
@@ -38,7 +39,7 @@ def cache(home):
 @pytest.fixture
 def configure(home):
     """Writes the config file: a base, and the profile p with a role and these lines."""
-    def configure(*lines, mfa=True):
+    def configure(*lines, mfa=True, home=home):
         (home / ".aws").mkdir(exist_ok=True)
         lines = [f"mfa_serial = {SERIAL}", *lines] if mfa else lines
         (home / ".aws" / "config").write_text("\n".join([
@@ -210,29 +211,40 @@ UNUSABLE = [
 ]
 
 
-@pytest.mark.parametrize("content", cases(UNUSABLE))
-def test_unusable_entry(content, environ, sts, configure, cache):
+@pytest.fixture
+def cached(environ, sts, configure, tmp_path):
+    """Another home with this entry in its cache, as an environment."""
+    def cached(content):
+        other = {**environ, **environ_in(tmp_path)}
+        home = Path(other["HOME"])
+        configure(home=home)
+        if content is not None:
+            write(home / ".aws" / "cli" / "cache", content)
+        return other
+
+    return cached
+
+
+def test_unusable_entry(cached):
     """As if there were none; the next one is good again."""
-    configure()
-    write(cache, content)
-    asked = Asked()
-    found = bt.load_credentials("p", environ=environ, mfa_code=asked)
-    assert found.access_key_id == role_keys("P")[0]
-    assert asked.serials == [SERIAL]
-    assert parts(bt.load_credentials("p", environ=environ)) == parts(found)
+    def check(content):
+        environ, asked = cached(content), Asked()
+        found = bt.load_credentials("p", environ=environ, mfa_code=asked)
+        assert found.access_key_id == role_keys("P")[0]
+        assert asked.serials == [SERIAL]
+        assert parts(bt.load_credentials("p", environ=environ)) == parts(found)
+
+    check_side_by_side(check, UNUSABLE)
 
 
-@pytest.mark.parametrize("content", cases([
-    ("none", None), ("expired", entry(-1)), ("damaged", "hello"),
-]))
-def test_without_a_way_to_ask(content, environ, sts, configure, cache):
+def test_without_a_way_to_ask(cached, sts):
     """The same error as without a cache, and no secret of the entry in it."""
-    configure()
-    if content:
-        write(cache, content)
-    with pytest.raises(bt.CredentialsError, match="mfa_code") as caught:
-        bt.load_credentials("p", environ=environ)
-    assert not any(secret in str(caught.value) for secret in role_keys("CACHED"))
+    def check(content):
+        with pytest.raises(bt.CredentialsError, match="mfa_code") as caught:
+            bt.load_credentials("p", environ=cached(content))
+        assert not any(secret in str(caught.value) for secret in role_keys("CACHED"))
+
+    check_side_by_side(check, [("none", None), ("expired", entry(-1)), *UNUSABLE])
     assert sts.requests == []
 
 
@@ -330,7 +342,7 @@ def test_through_a_symbolic_link(environ, sts, configure, cache, tmp_path):
     """A home whose files live elsewhere keeps its links."""
     configure()
     target = tmp_path / "elsewhere.json"
-    target.write_text("")
+    target.write_text("{}")
     cache.mkdir(parents=True)
     link = cache / f"{KEY}.json"
     link.symlink_to(target)
