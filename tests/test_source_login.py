@@ -2,12 +2,15 @@
 
 import json
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from bedrock_token import CredentialsError, decode_token, get_token, load_credentials
 from tests.fake_aws import Fake, answer
-from tests.helpers import EARLIER, LATER, NOW, cases, everything_in, key_at, posix, write_home
+from tests.helpers import (
+    EARLIER, LATER, NOW, cases, check_side_by_side, environ_in, everything_in, key_at, posix, write_home,
+)
 
 LOGIN_SESSION = "arn:aws:sts::123456789012:assumed-role/Dev/me"
 # printf arn:aws:sts::123456789012:assumed-role/Dev/me | sha256sum
@@ -113,12 +116,20 @@ def test_stale_login_without_a_cli(environ, login_file, cache):
     assert "planted" not in everything_in(raised.value)
 
 
-@pytest.mark.parametrize("content", [None, "", '{"accessToken": "planted', "[]"], ids=repr)
-def test_no_login(environ, login_file, content):
-    if content is not None:
-        login_file.write_text(content)
-    with pytest.raises(CredentialsError, match=LOGIN_HINT):
-        load_credentials("p", environ=environ)
+def test_no_login(tmp_path):
+    def check(content):
+        environ = {**environ_in(tmp_path), "PATH": str(tmp_path)}
+        write_home(environ, f"[profile p]\nlogin_session = {LOGIN_SESSION}\n")
+        file = Path(environ["HOME"], ".aws/login/cache", LOGIN_FILE)
+        file.parent.mkdir(parents=True)
+        if content is not None:
+            file.write_text(content)
+        with pytest.raises(CredentialsError, match=LOGIN_HINT) as raised:
+            load_credentials("p", environ=environ)
+        assert "planted" not in everything_in(raised.value)
+
+    check_side_by_side(check, [
+        ("none", None), ("empty", ""), ("cut short", '{"accessToken": "planted'), ("a list", "[]")])
 
 
 @posix("needs a shell")
