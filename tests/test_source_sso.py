@@ -4,6 +4,7 @@ import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 from threading import Barrier
 
 import pytest
@@ -13,8 +14,8 @@ from tests.fake_aws import (
     PEM, Fake, Forever, Oidc, SsoPortal, answer, refused_url, role_keys, tunnel,
 )
 from tests.helpers import (
-    EARLIER, LATER, LEGACY_SSO_CACHE, NOW, SSO_CACHE, START_URL, cases, everything_in, key_at, keys,
-    rfc3339, write_home,
+    EARLIER, LATER, LEGACY_SSO_CACHE, NOW, SSO_CACHE, START_URL, cases, check_side_by_side, environ_in,
+    everything_in, key_at, keys, rfc3339, write_home,
 )
 
 SESSION_FILE = SSO_CACHE.rpartition("/")[2]
@@ -195,7 +196,6 @@ UNUSABLE_CACHES = [
     ("malformed expiration", LEGACY, legacy_cache("soon")),
     ("expiration of another type", LEGACY, legacy_cache([])),
     ("expiration beyond all time", LEGACY, legacy_cache("9999-12-31T23:59:59-23:59")),
-    ("a list", LEGACY, []),
 ]
 
 
@@ -212,17 +212,33 @@ def test_unusable_cache(environ, folder, portal, oidc, config, cache):
     assert file.read_text() == text
 
 
-@pytest.mark.parametrize("content", [None, "", '{"accessToken": "planted'], ids=repr)
-@pytest.mark.parametrize("config, file", [(SESSION + IN_SESSION, SESSION_FILE),
-                                          (LEGACY, LEGACY_FILE)], ids=["session", "legacy"])
-def test_no_cache(environ, folder, portal, config, file, content):
+@pytest.mark.parametrize("config", [SESSION + IN_SESSION, LEGACY], ids=["session", "legacy"])
+def test_no_cache(environ, folder, portal, config):
     write_home(environ, config)
-    if content is not None:
-        (folder / file).write_text(content)
-    with pytest.raises(CredentialsError, match=HINT) as raised:
+    with pytest.raises(CredentialsError, match=HINT):
         load_credentials("p", environ=environ)
-    assert "planted" not in everything_in(raised.value)
     assert portal.requests == []
+
+
+NO_OBJECTS = ["", '{"accessToken": "planted', "[]"]
+
+
+def test_cache_that_stays_damaged(environ, portal, oidc, tmp_path):
+    def check(config, name, content):
+        other = {**environ, **environ_in(tmp_path)}
+        write_home(other, config)
+        file = Path(other["HOME"], name)
+        file.parent.mkdir(parents=True)
+        file.write_text(content)
+        with pytest.raises(CredentialsError, match=HINT) as raised:
+            load_credentials("p", environ=other)
+        assert "planted" not in everything_in(raised.value)
+        assert file.read_text() == content
+
+    check_side_by_side(check, [
+        *((f"session, {text!r}", SESSION + IN_SESSION, SSO_CACHE, text) for text in NO_OBJECTS),
+        *((f"legacy, {text!r}", LEGACY, LEGACY_SSO_CACHE, text) for text in NO_OBJECTS)])
+    assert portal.requests == oidc.requests == []
 
 
 @pytest.mark.parametrize("expires_at", [
@@ -367,6 +383,7 @@ def test_renewal_that_fails(environ, file, portal, oidc, faults, why):
     assert len(oidc.requests) == 2
     assert len(portal.requests) == 1
     assert file.read_text() == before
+    assert os.listdir(file.parent) == [SESSION_FILE]
 
 
 def test_renewal_where_nobody_is(environ, file, portal):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from threading import Barrier, Event, Timer
 
 import pytest
@@ -15,8 +16,8 @@ import pytest
 from bedrock_token import CredentialsError, get_token, load_credentials
 from tests.fake_aws import Forever, Oidc, SsoPortal, answer, hang
 from tests.helpers import (
-    FILE, LATER, LEGACY_SSO_CACHE, LOGIN_CACHE, NOW, SSO_CACHE, START_URL, cases, everything_in, key_at, key_of,
-    posix, write_home,
+    FILE, LATER, LEGACY_SSO_CACHE, LOGIN_CACHE, NOW, SSO_CACHE, START_URL, cases, check_side_by_side, environ_in,
+    everything_in, key_at, key_of, posix, write_home,
 )
 
 FOLDER = FILE.parent
@@ -221,20 +222,17 @@ DAMAGES = [
 ]
 
 
-@pytest.fixture
-def damaged(file, oidc):
-    """Damages the cache at the first request, which then gets this answer, or OIDC's own."""
-    def damaged(damage, then=None):
-        def send(handler):
-            damage(file)
-            (then or oidc.reply(oidc.requests[-1]))(handler)
-        oidc.faults = [send]
-    return damaged
+def damaging(damage, file, answer_of):
+    """Damages the cache as soon as OIDC is asked, which then gives that answer."""
+    def send(handler):
+        damage(file)
+        answer_of()(handler)
+    return send
 
 
 @pytest.mark.parametrize("damage", cases(DAMAGES))
-def test_cache_that_is_damaged_during_the_renewal(environ, file, oidc, damaged, damage):
-    damaged(damage)
+def test_cache_that_is_damaged_during_the_renewal(environ, file, oidc, damage):
+    oidc.faults = [damaging(damage, file, lambda: oidc.reply(oidc.requests[-1]))]
     assert key_at(NOW, environ) == DEV
     cache = json.loads(file.read_text())
     assert cache == session_cache(
@@ -242,22 +240,29 @@ def test_cache_that_is_damaged_during_the_renewal(environ, file, oidc, damaged, 
     assert left_in(file) == [file.name]
 
 
-@pytest.mark.parametrize("damage", cases(DAMAGES))
-def test_cache_that_is_damaged_while_the_renewal_fails(environ, file, portal, oidc, damaged, damage):
+def test_cache_that_is_damaged_while_the_renewal_fails(environ, portal, tmp_path):
+    """The token at hand serves as long as it lives."""
     portal.access_token = "access-token-0"
-    file.write_text(json.dumps(session_cache(600)))
-    damaged(damage, then=answer(400, {"error": "invalid_grant"}))
-    assert key_at(NOW, environ) == DEV
-    assert len(oidc.requests) == 1
 
+    def check(damage, left):
+        other = {**environ, **environ_in(tmp_path)}
+        write_home(other, SESSION)
+        file = Path(other["HOME"], SSO_CACHE)
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps(session_cache(left)))
+        refused = damaging(damage, file, lambda: answer(400, {"error": "invalid_grant"}))
+        with Oidc(faults=[refused]) as oidc:
+            other.update(AWS_ENDPOINT_URL_SSO=portal.url, AWS_ENDPOINT_URL_SSO_OIDC=oidc.url)
+            if left:
+                assert key_at(NOW, other) == DEV
+            else:
+                with pytest.raises(CredentialsError, match=HINT) as caught:
+                    key_at(NOW, other)
+                assert "planted" not in everything_in(caught.value)
+        assert len(oidc.requests) == 1
 
-@pytest.mark.parametrize("damage", cases(DAMAGES[:3]))
-def test_cache_of_an_ended_session_that_is_damaged(environ, file, oidc, damaged, damage):
-    damaged(damage, then=answer(400, {"error": "invalid_grant"}))
-    with pytest.raises(CredentialsError, match=HINT) as caught:
-        key_at(NOW, environ)
-    assert "planted" not in everything_in(caught.value)
-    assert len(oidc.requests) == 1
+    check_side_by_side(check, [
+        (f"{name}, {left} seconds left", damage, left) for name, damage in DAMAGES for left in (600, 0)])
 
 
 # --- caches that cannot be written ---------------------------------------------------------
@@ -424,21 +429,6 @@ def test_interruption_leaves_no_file_behind(environ, file, oidc, number):
         process.communicate()
     assert process.returncode != 0
     assert "planted" not in said
-    assert left_in(file) == [file.name]
-    assert file.read_text() == before
-
-
-@pytest.mark.parametrize("fault", cases([
-    ("refused", answer(400, {"error": "invalid_grant"})),
-    ("broken", answer(500)),
-    ("no JSON", answer(200, "{")),
-    ("no token", answer(200, {"expiresIn": 3600})),
-]))
-def test_renewal_that_fails_leaves_no_file_behind(environ, file, oidc, fault):
-    before = file.read_text()
-    oidc.faults = [Forever(fault)]
-    with pytest.raises(CredentialsError, match=HINT):
-        key_at(NOW, environ)
     assert left_in(file) == [file.name]
     assert file.read_text() == before
 
