@@ -173,14 +173,39 @@ FAULTS = [
 ]
 
 
+def endless(first, piece):
+    """Says the piece again and again, before anything of a body: 90 times in 18 seconds."""
+    def send(handler):
+        handler.wfile.write(first)
+        for _ in range(90):  # of 100 headers one would get rid more easily
+            handler.wfile.write(piece)
+            if handler.fake.stopping.wait(0.2):
+                break
+        close(handler)
+    return send
+
+
+SLOW = {
+    "hang": lambda remote: hang,
+    "drip": lambda remote: drip(good(remote).ljust(320).encode(), 0.05),
+    "100 Continue": lambda remote: endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "headers": lambda remote: endless(b"HTTP/1.1 200 OK\r\n", b"A: b\r\n"),
+    "header": lambda remote: endless(b"HTTP/1.1 200 OK\r\nA: ", b"b"),
+}
+
+
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory):
-    """What comes of answers that take for ever, as futures: other tests go on meanwhile."""
-    kinds = {"hang": lambda remote: [Forever(hang)],
-             "drip": lambda remote: [Forever(drip(good(remote).ljust(320).encode(), 0.05))]}
+    """What comes of answers that take for ever, or of nobody there, as futures: other tests go on meanwhile."""
+    def outcomes(kind):
+        folder = tmp_path_factory.mktemp("slow")
+        if kind == "nobody":
+            return ask_all(folder, lambda remote: (), url=refused_url())
+        return ask_all(folder, lambda remote: [Forever(SLOW[kind](remote))])
+
+    kinds = [*SLOW, "nobody"]
     with ThreadPoolExecutor(len(kinds)) as pool:
-        yield {kind: pool.submit(ask_all, tmp_path_factory.mktemp(kind), faults_for)
-               for kind, faults_for in kinds.items()}
+        yield {kind: pool.submit(outcomes, kind) for kind in kinds}
 
 
 @pytest.mark.usefixtures("slow")
@@ -226,9 +251,8 @@ def test_good_answers(tmp_path):
             KEY_ID, SECRET, SESSION_TOKEN, end)
 
 
-def test_nobody_there(tmp_path):
-    outcomes = ask_all(tmp_path, lambda remote: (), url=refused_url())
-    for name, outcome in outcomes.items():
+def test_nobody_there(slow):
+    for name, outcome in slow["nobody"].result(timeout=90).items():
         assert outcome.result == (
             "NoCredentialsError" if name.startswith("imds") else "CredentialsError")
         # The reason in words, without the number that Python puts before it.
@@ -290,7 +314,7 @@ def test_wrong_field(tmp_path, name, field, value):
     assert [secret for secret in SECRETS if secret in outcome.text] == []
 
 
-@pytest.mark.parametrize("kind", ["hang", "drip"])
+@pytest.mark.parametrize("kind", SLOW)
 def test_slow_answers_are_not_waited_for(slow, kind):
     outcomes = slow[kind].result(timeout=90)
     assert {name: outcome.result for name, outcome in outcomes.items()} == {

@@ -1,18 +1,18 @@
 """Servers and proxies that never finish: every call ends by its own time limit, in an error of ours.
+The services for credentials, whose limits are fixed and longer, are in test_http.py.
 
 The servers stop by a clock of their own, 20 seconds long. No time is measured: what counts is that
 the client has left before that.
 """
 
 import socket
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
 
 import bedrock_token as bt
 from tests.fake_aws import PEM, BedrockRuntime, Endless
-from tests.helpers import ARN, KEYS, MESSAGES, MODEL, STATIC, cases, write_home
+from tests.helpers import MESSAGES, MODEL, STATIC, check_side_by_side
 
 TOKEN = bt.get_token(STATIC, "us-east-1")
 SOON = 0.2  # seconds
@@ -81,99 +81,82 @@ def converse(environ, **more):
                        environ={**environ, "AWS_REGION": "us-east-1", **more})
 
 
-@pytest.mark.parametrize("first, piece, every", cases(HEADS + BODIES))
-def test_converse(environ, first, piece, every):
-    server = Endless(first, piece, every)
-    assert_that_it_ends(server, lambda: converse(
-        environ, AWS_ENDPOINT_URL_BEDROCK_RUNTIME=server.url))
+def test_converse(environ):
+    def check(first, piece, every):
+        server = Endless(first, piece, every)
+        assert_that_it_ends(server, lambda: converse(
+            environ, AWS_ENDPOINT_URL_BEDROCK_RUNTIME=server.url))
+
+    check_side_by_side(check, HEADS + BODIES)
 
 
-@pytest.mark.parametrize("first, piece, every", cases(TRAILERS))
-def test_trailers(environ, first, piece, every):
+def test_trailers(environ):
     """The answer is complete before them: it may be taken, but the end of these is not waited for."""
-    with Endless(first, piece, every) as server:
-        try:
-            assert converse(environ, AWS_ENDPOINT_URL_BEDROCK_RUNTIME=server.url) == {}
-        except bt.BedrockTokenError:
-            pass
-        assert set(server.ends()) == {"client left"}
+    def check(first, piece, every):
+        with Endless(first, piece, every) as server:
+            try:
+                assert converse(environ, AWS_ENDPOINT_URL_BEDROCK_RUNTIME=server.url) == {}
+            except bt.BedrockTokenError:
+                pass
+            assert set(server.ends()) == {"client left"}
+
+    check_side_by_side(check, TRAILERS)
 
 
-@pytest.mark.parametrize("first, piece, every", cases(HEADS))
-def test_converse_stream(environ, first, piece, every):
-    server = Endless(first, piece, every)
-    assert_that_it_ends(server, lambda: list(bt.converse_stream(
-        MODEL, MESSAGES, token=TOKEN, timeout=SOON,
-        environ={**environ, "AWS_ENDPOINT_URL_BEDROCK_RUNTIME": server.url})))
+def test_converse_stream(environ):
+    def check(first, piece, every):
+        server = Endless(first, piece, every)
+        assert_that_it_ends(server, lambda: list(bt.converse_stream(
+            MODEL, MESSAGES, token=TOKEN, timeout=SOON,
+            environ={**environ, "AWS_ENDPOINT_URL_BEDROCK_RUNTIME": server.url})))
+
+    check_side_by_side(check, HEADS)
 
 
-@pytest.mark.parametrize("first, piece, every", cases(HEADS + BODIES))
-def test_converse_over_tls(environ, pem, first, piece, every):
-    server = Endless(first, piece, every, pem)
-    assert_that_it_ends(server, lambda: converse(
-        environ, HTTPS_PROXY=server.url, AWS_CA_BUNDLE=pem))
+def test_converse_over_tls(environ, pem):
+    def check(first, piece, every):
+        server = Endless(first, piece, every, pem)
+        assert_that_it_ends(server, lambda: converse(
+            environ, HTTPS_PROXY=server.url, AWS_CA_BUNDLE=pem))
+
+    check_side_by_side(check, HEADS + BODIES)
 
 
-@pytest.mark.parametrize("first, piece, every", cases([
-    *HEADS,
-    ("handshake, silent", OK + b"\r\n", b"", DRIP),
-    ("handshake, dripped", OK + b"\r\n" + RECORD, b"\0", DRIP),
-    # Warnings that a client passes over.
-    ("handshake, alerts", OK + b"\r\n", b"\x15\x03\x03\x00\x02\x01\x5a", DRIP),
-]))
-def test_proxy(environ, pem, first, piece, every):
-    server = Endless(first, piece, every)
-    assert_that_it_ends(server, lambda: converse(
-        environ, HTTPS_PROXY=server.url, AWS_CA_BUNDLE=pem))
+def test_proxy(environ, pem):
+    def check(first, piece, every):
+        server = Endless(first, piece, every)
+        assert_that_it_ends(server, lambda: converse(
+            environ, HTTPS_PROXY=server.url, AWS_CA_BUNDLE=pem))
+
+    check_side_by_side(check, [
+        *HEADS,
+        ("handshake, silent", OK + b"\r\n", b"", DRIP),
+        ("handshake, dripped", OK + b"\r\n" + RECORD, b"\0", DRIP),
+        # Warnings that a client passes over.
+        ("handshake, alerts", OK + b"\r\n", b"\x15\x03\x03\x00\x02\x01\x5a", DRIP),
+    ])
 
 
-@pytest.mark.parametrize("first, piece", cases([
-    ("silent", b"", b""),
-    ("dripped", RECORD, b"\0"),
-]))
-def test_handshake(environ, pem, first, piece):
-    server = Endless(first, piece)
-    assert_that_it_ends(server, lambda: converse(
-        environ, AWS_ENDPOINT_URL_BEDROCK_RUNTIME=server.url.replace("http:", "https:"),
-        AWS_CA_BUNDLE=pem))
+def test_handshake(environ, pem):
+    def check(first, piece):
+        server = Endless(first, piece)
+        assert_that_it_ends(server, lambda: converse(
+            environ, AWS_ENDPOINT_URL_BEDROCK_RUNTIME=server.url.replace("http:", "https:"),
+            AWS_CA_BUNDLE=pem))
+
+    check_side_by_side(check, [("silent", b"", b""), ("dripped", RECORD, b"\0")])
 
 
-@pytest.mark.parametrize("first, piece, every", cases(HEADS + BODIES))
-def test_instance_metadata(environ, first, piece, every):
-    server = Endless(first, piece, every)
+def test_instance_metadata(environ):
     del environ["AWS_EC2_METADATA_DISABLED"]
     environ["AWS_METADATA_SERVICE_TIMEOUT"] = str(SOON)
-    assert_that_it_ends(server, lambda: bt.load_credentials(
-        environ={**environ, "AWS_EC2_METADATA_SERVICE_ENDPOINT": server.url}))
 
+    def check(first, piece, every):
+        server = Endless(first, piece, every)
+        assert_that_it_ends(server, lambda: bt.load_credentials(
+            environ={**environ, "AWS_EC2_METADATA_SERVICE_ENDPOINT": server.url}))
 
-def test_credential_services(environ, home):
-    """Their time limits are fixed, 5 and 10 seconds: all wait at once, in one test."""
-    (home / "web").write_text("web.identity.token")
-    role = ARN + "R"
-    write_home(environ, f"[profile role]\nrole_arn = {role}\ncredential_source = Environment\n"
-               f"[profile web]\nrole_arn = {role}\nweb_identity_token_file = ~/web\n")
-    starts = {
-        "container": (OK, b"A: b\r\n"),
-        "role": (b"", CONTINUE),
-        "web": (OK + b"A: ", b"b"),
-    }
-
-    def load(name, url):
-        if name == "container":
-            return bt.load_credentials(environ={
-                **environ, "AWS_CONTAINER_CREDENTIALS_FULL_URI": url + "/credentials"})
-        return bt.load_credentials(name, environ={
-            **environ, **KEYS, "AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL_STS": url})
-
-    with ExitStack() as stack:
-        servers = {name: stack.enter_context(Endless(*start)) for name, start in starts.items()}
-        with ThreadPoolExecutor(len(servers)) as pool:
-            jobs = {name: pool.submit(load, name, server.url) for name, server in servers.items()}
-        errors = {name: type(job.exception()) for name, job in jobs.items()}
-        ends = {name: set(server.ends()) for name, server in servers.items()}
-    assert errors == dict.fromkeys(starts, bt.CredentialsError)
-    assert ends == dict.fromkeys(starts, {"client left"})
+    check_side_by_side(check, HEADS + BODIES)
 
 
 @pytest.fixture
