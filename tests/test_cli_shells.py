@@ -3,6 +3,7 @@
 import os
 import shlex
 import shutil
+import subprocess
 
 import pytest
 
@@ -131,11 +132,17 @@ def cmd(tmp_path_factory):
     def run(text):
         path = tmp_path_factory.mktemp("batch") / "it.bat"
         path.write_bytes(text.encode("ascii"))
-        process = start([*program, "/q", "/c", path.name], env, cwd=path.parent)
-        try:
-            return process.communicate(timeout=100)[0].decode("ascii")
-        finally:
-            process.kill()
+        # A file, and no pipe: Wine has helpers that hold it open for some seconds.
+        with open(path.with_name("printed"), "wb+") as printed:
+            process = start([*program, "/q", "/c", path.name], env, cwd=path.parent,
+                            stdout=printed, stderr=subprocess.DEVNULL)
+            try:
+                process.wait(100)
+            finally:
+                process.kill()
+                process.wait()
+            printed.seek(0)
+            return printed.read().decode("ascii")
 
     if run("@echo ready\r\n").split() != ["ready"]:
         pytest.skip("Wine does not run here")
