@@ -299,7 +299,7 @@ def test_password_of_a_proxy(environ, scheme, make, text):
         address = proxy.url.replace("//", f"//alice:{quote(PASSWORD, safe='')}@")
         with pytest.raises(bt.BedrockTokenError) as caught:
             bt.converse(MODEL, MESSAGES, token=TOKEN, timeout=5, environ={
-                **environ, f"{scheme.upper()}_PROXY": address, "AWS_REGION": "us-east-1",
+                **environ, f"{scheme.upper()}_PROXY": address, "AWS_REGION": "us-east-1", "AWS_MAX_ATTEMPTS": "1",
                 "AWS_ENDPOINT_URL_BEDROCK_RUNTIME": f"{scheme}://service.test"})
         assert unquote(proxy.requests[0].headers["Proxy-Authorization"]) == f"Basic {BASIC}"
     assert shown_of(PASSWORD, caught.value) == shown_of(BASIC, caught.value) == []
@@ -445,7 +445,7 @@ def test_long_status_line_of_a_proxy(environ):
     with Fake(faults=[Forever(raw(f"HTTP/1.1 407 {LONG * 'x'}\r\n\r\n"))]) as proxy:
         with pytest.raises(bt.BedrockTokenError) as caught:
             bt.converse(MODEL, MESSAGES, token=TOKEN, environ={
-                **environ, "HTTPS_PROXY": proxy.url, "AWS_REGION": "us-east-1"})
+                **environ, "HTTPS_PROXY": proxy.url, "AWS_REGION": "us-east-1", "AWS_MAX_ATTEMPTS": "1"})
     assert len(str(caught.value)) <= 2000
 
 
