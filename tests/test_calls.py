@@ -11,7 +11,9 @@ import bedrock_token as bt
 from tests import fake_aws, fake_bedrock
 from tests.fake_aws import ANSWER, EVENTS, REQUEST_ID, answer, event, frame
 from tests.fake_bedrock import CHAT, CHUNKS, MESSAGES, RESPONSES, Bedrock, chunk, tokens
-from tests.helpers import KEYS, KEY_ID, LONG_TERM, MODEL, SECRET, STATIC, cases, everything_in
+from tests.helpers import (
+    KEYS, KEY_ID, LONG_TERM, MODEL, SECRET, STATIC, cases, check_side_by_side, environ_in, everything_in, write_home,
+)
 
 TOKEN = bt.get_token(STATIC, "us-east-1")
 TEXT = str(TOKEN)
@@ -36,13 +38,22 @@ def given(environ, options):
     return {"token": TOKEN, "environ": environ, **options}
 
 
-@pytest.fixture(params=["call", "call_stream"])
+def call(path=None, body=None, **options):
+    return bt.call(path or INVOKE, body or {"a": 1}, **options)
+
+
+def call_stream(path=None, body=None, **options):
+    return list(bt.call_stream(path or STREAM, body or {"a": 1}, **options))
+
+
+BOTH = [call, call_stream]
+
+
+@pytest.fixture(params=BOTH, ids=["call", "call_stream"])
 def either(request, environ):
     """Either of the two, with what a test leaves out; a stream is read to its end."""
-    def either(path=None, body=None, **options):
-        if request.param == "call":
-            return bt.call(path or INVOKE, body or {"a": 1}, **given(environ, options))
-        return list(bt.call_stream(path or STREAM, body or {"a": 1}, **given(environ, options)))
+    def either(*args, **options):
+        return request.param(*args, **given(environ, options))
 
     return either
 
@@ -459,7 +470,7 @@ BUSY = answer(429, {"message": "Too many requests"}, [("x-amzn-ErrorType", "Thro
 DOWN = answer(503, {"message": "Busy"}, [("x-amzn-ErrorType", "ServiceUnavailableException")])
 
 
-@pytest.mark.parametrize("variable, line, attempts", cases([
+ATTEMPTS = [
     ("variable, once", "1", "", 1),
     ("variable, twice", "2", "", 2),
     ("profile, once", None, "max_attempts = 1", 1),
@@ -467,26 +478,36 @@ DOWN = answer(503, {"message": "Busy"}, [("x-amzn-ErrorType", "ServiceUnavailabl
     ("variable over profile", "2", "max_attempts = 1", 2),
     ("blank variable", " ", "max_attempts = 1", 1),
     ("three by default", None, "", 3),
-]))
-@pytest.mark.parametrize("fault", [BUSY, DOWN], ids=["429", "503"])
-def test_max_attempts(fault, variable, line, attempts, bedrock, environ, home):
-    (home / ".aws").mkdir()
-    (home / ".aws" / "config").write_text(f"[default]\n{line}\n")
-    if variable:
-        environ["AWS_MAX_ATTEMPTS"] = variable
-    bedrock.faults += [fault] * attempts
-    with pytest.raises(bt.BedrockError) as caught:
-        bt.call(INVOKE, {}, token=TOKEN, environ=environ)
-    assert caught.value.status in (429, 503)
-    assert len(bedrock.requests) == attempts
+]
 
 
-def test_the_last_attempt_counts(bedrock, either, environ):
-    environ["AWS_MAX_ATTEMPTS"] = "2"
-    bedrock.faults += [BUSY]
-    assert either(body={"a": [1]})
-    first, second = bedrock.requests
-    assert (first.path, first.body, tokens(bedrock)) == (second.path, second.body, [TEXT] * 2)
+def test_max_attempts(environ, tmp_path):
+    def check(fault, status, variable, line, attempts):
+        other = {**environ, **environ_in(tmp_path)}
+        write_home(other, f"[default]\n{line}\n")
+        if variable:
+            other["AWS_MAX_ATTEMPTS"] = variable
+        with Bedrock(faults=[fault] * attempts) as bedrock:
+            other["AWS_ENDPOINT_URL"] = bedrock.url
+            with pytest.raises(bt.BedrockError) as caught:
+                bt.call(INVOKE, {}, token=TOKEN, environ=other)
+        assert caught.value.status == status
+        assert len(bedrock.requests) == attempts
+
+    check_side_by_side(check, [
+        (f"{name}, {status}", fault, status, *values)
+        for name, *values in ATTEMPTS for fault, status in ((BUSY, 429), (DOWN, 503))])
+
+
+def test_the_last_attempt_counts(environ):
+    def check(function):
+        with Bedrock(faults=[BUSY]) as bedrock:
+            assert function(body={"a": [1]}, token=TOKEN, environ={
+                **environ, "AWS_ENDPOINT_URL": bedrock.url, "AWS_MAX_ATTEMPTS": "2"})
+        first, second = bedrock.requests
+        assert (first.path, first.body, tokens(bedrock)) == (second.path, second.body, [TEXT] * 2)
+
+    check_side_by_side(check, [(function.__name__, function) for function in BOTH])
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5"], ids=ascii)
@@ -518,16 +539,19 @@ def test_retry_after_the_timeout(value, bedrock, either):
     assert len(bedrock.requests) == 1
 
 
-@pytest.mark.parametrize("value", ["0", "-5", "soon", "", "1e9999", "9" * 5000, "nan"],
-                         ids=lambda value: value[:9])
-def test_retry_after_of_any_kind(value, bedrock, either):
-    headers = [("Retry-After", value)] if len(value) < 100 else [("Retry-After", value[:4000])]
-    bedrock.faults += [answer(429, {"message": "Too many requests"}, headers)]
-    try:
-        either(timeout=10)
-    except bt.BedrockTokenError:
-        pass
-    assert len(bedrock.requests) <= 2
+def test_retry_after_of_any_kind(environ):
+    def check(function, value):
+        fault = answer(429, {"message": "Too many requests"}, [("Retry-After", value)])
+        with Bedrock(faults=[fault]) as bedrock:
+            try:
+                function(timeout=10, token=TOKEN, environ={**environ, "AWS_ENDPOINT_URL": bedrock.url})
+            except bt.BedrockTokenError:
+                pass
+        assert len(bedrock.requests) <= 2
+
+    check_side_by_side(check, [
+        (f"{function.__name__}, {value[:9]}", function, value) for function in BOTH
+        for value in ("0", "-5", "soon", "", "1e9999", "9" * 4000, "nan")])
 
 
 def test_all_within_the_timeout(bedrock, either, environ):
