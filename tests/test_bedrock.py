@@ -12,7 +12,9 @@ import pytest
 import bedrock_token as bt
 from tests import fake_aws
 from tests.fake_aws import ANSWER, REQUEST_ID, answer, raw
-from tests.helpers import KEYS, KEY_ID, LONG_TERM, MESSAGES, MODEL, SECRET, cases, everything_in
+from tests.helpers import (
+    KEYS, KEY_ID, LONG_TERM, MESSAGES, MODEL, SECRET, cases, check_side_by_side, everything_in,
+)
 
 pytestmark = pytest.mark.usefixtures("runtime")
 
@@ -32,7 +34,10 @@ def stream_to_its_end(*args, **options):
     return list(bt.converse_stream(*args, **options))
 
 
-@pytest.fixture(params=[bt.converse, stream_to_its_end], ids=["converse", "stream"])
+BOTH = {"converse": bt.converse, "stream": stream_to_its_end}
+
+
+@pytest.fixture(params=BOTH.values(), ids=BOTH.keys())
 def call(request, environ):
     """Either of the two, with what a test leaves out."""
     def call(model_id=MODEL, messages=MESSAGES, **options):
@@ -167,13 +172,6 @@ def test_callable_is_asked_at_each_call(call, runtime):
     call(token=lambda: next(given))
     call(token=lambda: next(given))
     assert bearers(runtime) == tokens
-
-
-def test_callable_is_asked_once_a_call(call, runtime):
-    runtime.faults += [answer(503)]
-    given = iter([TEXT])
-    call(token=lambda: next(given))
-    assert bearers(runtime) == [TEXT, TEXT]
 
 
 @pytest.mark.parametrize("value", cases([
@@ -415,10 +413,10 @@ def test_configured_endpoint_urls_can_be_ignored(environ, nobody_answers):
 
 def test_proxy_of_a_tunnel_does_not_see_the_token(no_server):
     with fake_aws.Proxy() as proxy:
-        no_server["HTTPS_PROXY"] = proxy.url
+        no_server.update(HTTPS_PROXY=proxy.url, AWS_MAX_ATTEMPTS="1")
         with pytest.raises(bt.BedrockTokenError):
             bt.converse(MODEL, MESSAGES, token=TOKEN, environ=no_server)
-    request = proxy.requests[0]
+    request, = proxy.requests
     assert request.line == "CONNECT bedrock-runtime.us-east-1.amazonaws.com:443"
     assert TEXT not in str(request.headers)
 
@@ -469,23 +467,32 @@ def test_no_usable_answer(fault, runtime, environ):
     assert len(runtime.requests) == 1
 
 
-@pytest.mark.parametrize("fault", cases([
-    ("503", answer(503)),
-    ("429", answer(429, {"message": "Too many requests"})),
-]))
-def test_tried_again(fault, call, runtime):
-    runtime.faults += [fault]
-    assert call()
-    assert bearers(runtime) == [TEXT, TEXT]
-    assert runtime.requests[0].body == runtime.requests[1].body
+def test_tried_again(environ):
+    """With the same token: a callable is asked once a call."""
+    def check(function, fault):
+        given = iter([TEXT])
+        with fake_aws.BedrockRuntime(faults=[fault]) as runtime:
+            assert function(MODEL, MESSAGES, token=lambda: next(given), environ={
+                **environ, "AWS_ENDPOINT_URL_BEDROCK_RUNTIME": runtime.url})
+        assert bearers(runtime) == [TEXT, TEXT]
+        assert runtime.requests[0].body == runtime.requests[1].body
+
+    check_side_by_side(check, [
+        (f"{name}, {label}", function, fault) for name, function in BOTH.items() for label, fault in (
+            ("503", answer(503)), ("429", answer(429, {"message": "Too many requests"})))])
 
 
-def test_tried_three_times(call, runtime):
-    runtime.faults += [fake_aws.Forever(answer(503, {"message": "Busy"}))]
-    with pytest.raises(bt.BedrockError) as caught:
-        call()
-    assert (caught.value.status, caught.value.message) == (503, "Busy")
-    assert len(runtime.requests) == 3
+def test_tried_three_times(environ):
+    def check(function):
+        busy = fake_aws.Forever(answer(503, {"message": "Busy"}))
+        with fake_aws.BedrockRuntime(faults=[busy]) as runtime:
+            with pytest.raises(bt.BedrockError) as caught:
+                function(MODEL, MESSAGES, token=TOKEN, environ={
+                    **environ, "AWS_ENDPOINT_URL_BEDROCK_RUNTIME": runtime.url})
+        assert (caught.value.status, caught.value.message) == (503, "Busy")
+        assert len(runtime.requests) == 3
+
+    check_side_by_side(check, BOTH.items())
 
 
 @pytest.mark.parametrize("status", [302, 400, 401, 403, 404, 408, 424, 500, 502, 504])
