@@ -13,7 +13,8 @@ from tests.fake_aws import (
     raw, redirect, role_keys,
 )
 from tests.helpers import (
-    ARN, ENV_BASE, LATER, MESSAGES, MODEL, SSO_CACHE, STATIC, WEB_TOKEN, cases, key_of, write_home,
+    ARN, ENV_BASE, LATER, MESSAGES, MODEL, SSO_CACHE, STATIC, WEB_TOKEN, cases, check_side_by_side, key_of,
+    write_home,
 )
 
 TOKEN = bt.get_token(STATIC, "us-east-1")
@@ -39,24 +40,33 @@ def reset(handler):
 
 # --- STS -----------------------------------------------------------------------------------
 
+STS = {"keys": {"AKIABASE": ("secret-BASE", None)}, "web_identity_token": WEB_TOKEN}
+
+
 @pytest.fixture
 def sts(environ):
-    with Sts(keys={"AKIABASE": ("secret-BASE", None)}, web_identity_token=WEB_TOKEN) as fake:
+    with Sts(**STS) as fake:
         environ.update(ENV_BASE, AWS_ENDPOINT_URL_STS=fake.url)
         yield fake
 
 
 @pytest.fixture
-def load(environ, home, sts):
-    """Loads the credentials of role R, which is assumed in this or that way."""
+def with_roles(environ, home):
+    """An environment with profiles that assume role R in this or that way."""
     (home / "web").write_text(WEB_TOKEN)
     write_home(environ, f"[profile role]\nrole_arn = {ROLE}\ncredential_source = Environment\n"
                f"[profile web]\nrole_arn = {ROLE}\nweb_identity_token_file = ~/web\n"
                f"[profile mfa]\nrole_arn = {ROLE}\ncredential_source = Environment\n"
                f"mfa_serial = {SERIAL}\n")
+    return {**environ, **ENV_BASE}
 
+
+@pytest.fixture
+def load(with_roles, sts):
+    """Loads the credentials of role R."""
     def load(profile):
-        return bt.load_credentials(profile, environ=environ, mfa_code=lambda serial: CODE)
+        return bt.load_credentials(profile, environ={**with_roles, "AWS_ENDPOINT_URL_STS": sts.url},
+                                   mfa_code=lambda serial: CODE)
     return load
 
 
@@ -68,18 +78,17 @@ PASSING = [
 ]
 
 
-@pytest.mark.parametrize("code", PASSING)
-def test_code_that_passes(sts, load, code):
-    sts.faults = [refusal(code)]
-    assert load("role").access_key_id == key_of("R")
-    assert len(sts.requests) == 2
+def test_code_that_passes(with_roles):
+    def check(profile, code):
+        with Sts(**STS, faults=2 * [refusal(code)]) as sts:
+            got = bt.load_credentials(profile, environ={**with_roles, "AWS_ENDPOINT_URL_STS": sts.url})
+        assert got.access_key_id == key_of("R")
+        assert len(sts.requests) == 3
+        assert {request.form.get("WebIdentityToken") for request in sts.requests} == {
+            WEB_TOKEN if profile == "web" else None}
 
-
-@pytest.mark.parametrize("code", PASSING)
-def test_code_that_passes_for_a_web_identity(sts, load, code):
-    sts.faults = [refusal(code), refusal(code)]
-    assert load("web").access_key_id == key_of("R")
-    assert [request.form["WebIdentityToken"] for request in sts.requests] == [WEB_TOKEN] * 3
+    check_side_by_side(check, [
+        (f"{profile}, {code}", profile, code) for profile in ("role", "web") for code in PASSING])
 
 
 @pytest.mark.parametrize("profile", ["role", "web"])
@@ -182,23 +191,22 @@ def test_portal_is_asked_again(environ, sso, fault):
 
 # --- the container's agent -----------------------------------------------------------------
 
-@pytest.mark.parametrize("authorization", [None, "agent-token"])
-def test_agent_that_comes_up_later(environ, authorization):
-    with LateContainer(authorization=authorization) as agent:
-        environ["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = agent.url + "/credentials"
-        environ["AWS_CONTAINER_AUTHORIZATION_TOKEN"] = authorization or ""
-        got = bt.load_credentials(environ=environ)
-    assert got.access_key_id == key_of("container")
-    assert len(agent.requests) == 1
-
-
-def test_agent_that_comes_up_later_for_a_role(environ, home, sts):
+def test_agent_that_comes_up_later(environ):
     key_id, secret, session_token = role_keys("container")
-    sts.keys = {key_id: (secret, session_token)}
     write_home(environ, f"[profile p]\nrole_arn = {ROLE}\ncredential_source = EcsContainer\n")
-    with LateContainer() as agent:
-        environ["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = agent.url + "/credentials"
-        assert bt.load_credentials("p", environ=environ).access_key_id == key_of("R")
+
+    def check(authorization, profile, role):
+        with LateContainer(authorization=authorization) as agent, \
+                Sts(keys={key_id: (secret, session_token)}) as sts:
+            got = bt.load_credentials(profile, environ={
+                **environ, "AWS_CONTAINER_CREDENTIALS_FULL_URI": agent.url + "/credentials",
+                "AWS_CONTAINER_AUTHORIZATION_TOKEN": authorization or "", "AWS_ENDPOINT_URL_STS": sts.url})
+        assert got.access_key_id == key_of(role)
+        assert len(agent.requests) == 1
+
+    check_side_by_side(check, [
+        ("open to all", None, None, "container"), ("with authorization", "agent-token", None, "container"),
+        ("for a role", None, "p", "R")])
 
 
 # --- model calls ---------------------------------------------------------------------------
@@ -213,7 +221,10 @@ def runtime():
         yield fake
 
 
-@pytest.fixture(params=[bt.converse, stream_to_its_end], ids=["converse", "stream"])
+BOTH = {"converse": bt.converse, "stream": stream_to_its_end}
+
+
+@pytest.fixture(params=BOTH.values(), ids=BOTH.keys())
 def call(request, environ, runtime):
     def call(**options):
         return request.param(MODEL, MESSAGES, token=TOKEN, environ={
@@ -241,19 +252,17 @@ def test_call_that_may_have_been_made_is_not_repeated(call, runtime, fault):
     assert len(runtime.requests) == 1
 
 
-@pytest.mark.parametrize("fault", cases([
-    ("429", answer(429, {"message": "Too many tokens"}, [("x-amzn-ErrorType", "ThrottlingException")])),
-    ("503", answer(503, {"message": "Busy"}, [("x-amzn-ErrorType", "ServiceUnavailableException")])),
-]))
-def test_call_that_was_turned_away_is_repeated(call, runtime, fault):
-    runtime.faults = [fault]
-    assert call()
-    first, second = runtime.requests
-    assert first.body == second.body
+def test_call_that_was_turned_away_is_repeated_until_it_may_have_been_made(environ):
+    def check(function, fault):
+        with BedrockRuntime(faults=[fault, close]) as runtime:
+            with pytest.raises(bt.BedrockTokenError):
+                function(MODEL, MESSAGES, token=TOKEN, environ={
+                    **environ, "AWS_ENDPOINT_URL_BEDROCK_RUNTIME": runtime.url})
+        first, second = runtime.requests
+        assert first.body == second.body
 
-
-def test_call_that_is_turned_away_and_then_cut_off(call, runtime):
-    runtime.faults = [answer(503), close]
-    with pytest.raises(bt.BedrockTokenError):
-        call()
-    assert len(runtime.requests) == 2
+    check_side_by_side(check, [(f"{name}, {label}", function, fault) for name, function in BOTH.items()
+                               for label, fault in (
+        ("429", answer(429, {"message": "Too many"}, [("x-amzn-ErrorType", "ThrottlingException")])),
+        ("503", answer(503, {"message": "Busy"}, [("x-amzn-ErrorType", "ServiceUnavailableException")])),
+        ("503, nothing said", answer(503)))])
