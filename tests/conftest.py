@@ -180,8 +180,9 @@ def loopback_only():
 def nobody_answers(loopback_only, monkeypatch):
     """The (host, port) pairs outside this machine asked for so far; nobody is there.
 
-    For addresses that no setting can move: the container's, a service's own host name.
+    For addresses that no setting can move: the container's, a service's own host name. Connections time
+    out, after which none is tried again; those that are refused would be.
     """
-    monkeypatch.setattr(_Outside, "error", ConnectionRefusedError)
+    monkeypatch.setattr(_Outside, "error", TimeoutError)
     yield _Outside.asked
     _Outside.asked.clear()

