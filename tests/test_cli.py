@@ -15,7 +15,7 @@ import pytest
 import bedrock_token as bt
 from tests import fake_aws
 from tests.command_line import (
-    MODULE, NO_KEYS, REFUSED, TEMPORARY, TOKEN, VARIABLE, at, child, ended, failure, missing,
+    MODULE, NO_KEYS, TEMPORARY, TOKEN, VARIABLE, at, child, ended, failure, missing,
     on_posix, one_line, read_until, start, start_in_terminal,
 )
 from tests.fake_aws import Forever
@@ -250,8 +250,6 @@ ERRORS = [
     ("login", PROFILE, a_profile("login_session = s\n"), ["profile p", "aws login --profile p"]),
     ("role without a source", PROFILE, a_profile(f"role_arn = {ROLE_ARN}\n"), [
         "profile p", "source_profile", "credential_source"]),
-    ("container", {**NO_KEYS, "AWS_CONTAINER_CREDENTIALS_FULL_URI": REFUSED}, "", [
-        "container", REFUSED[7:]]),
     ("container elsewhere", {**NO_KEYS, "AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://x.test"},
      "", ["AWS_CONTAINER_CREDENTIALS_FULL_URI"]),
     ("web identity", {**NO_KEYS, "AWS_WEB_IDENTITY_TOKEN_FILE": "/nowhere/token",
@@ -263,6 +261,13 @@ ERRORS = [
 def test_error(env, config, words, cli, home):
     write_config(home, config)
     assert missing(words, failure(cli(env=env))) == []
+
+
+def test_error_of_a_container(cli):
+    # A refused connection would be tried again for 5 seconds.
+    with fake_aws.Container(faults=[fake_aws.raw(b"SSH-2.0-x\r\n")]) as fake:
+        said = failure(cli(env={**NO_KEYS, "AWS_CONTAINER_CREDENTIALS_FULL_URI": fake.url}))
+    assert missing(["container", fake.url[7:]], said) == []
 
 
 def test_error_of_a_service(cli, home):
