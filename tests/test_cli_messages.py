@@ -17,7 +17,7 @@ from tests.command_line import (
     start_in_terminal,
 )
 from tests.fake_aws import Forever, event
-from tests.helpers import KEY_ID, KEYS, MODEL, SECRET, cases, write_home
+from tests.helpers import KEY_ID, KEYS, MODEL, SECRET, cases, check_side_by_side, write_home
 
 
 pytestmark = pytest.mark.usefixtures("usual_environment")
@@ -303,15 +303,16 @@ CALLS = [
 ]
 
 
-@pytest.mark.parametrize("proxied", cases(WAYS))
-@pytest.mark.parametrize("fault, call", cases(CALLS))
-def test_time_limit_is_named_in_code(fault, call, proxied, home):
-    with fake_aws.BedrockRuntime(faults=[Forever(fault)]) as fake:
-        environ = {**os.environ, **settings(fake, proxied)}
-        with pytest.raises(bt.BedrockTokenError) as caught:
-            call(environ=environ, timeout=0.2)
-    assert missing(["timeout", r"0\.2 s"], str(caught.value)) == []
-    assert "proxy" not in str(caught.value)
+def test_time_limit_is_named_in_code():
+    def check(fault, call, proxied):
+        with fake_aws.BedrockRuntime(faults=[Forever(fault)]) as fake:
+            with pytest.raises(bt.BedrockTokenError) as caught:
+                call(environ={**os.environ, **settings(fake, proxied)}, timeout=0.2)
+        assert missing(["timeout", r"0\.2 s"], str(caught.value)) == []
+        assert "proxy" not in str(caught.value)
+
+    check_side_by_side(check, [
+        (f"{name}, {way}", fault, call, proxied) for name, fault, call in CALLS for way, proxied in WAYS])
 
 
 # --- certificates --------------------------------------------------------------------------
