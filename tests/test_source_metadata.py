@@ -15,7 +15,7 @@ from bedrock_token import (
 from tests.fake_aws import (
     Container, Forever, Imds, Proxy, answer, hang, html, redirect, refused_url, role_keys,
 )
-from tests.helpers import ENV_KEYS, IN_AN_HOUR, cases, keys, rfc3339, write_home
+from tests.helpers import ENV_KEYS, IN_AN_HOUR, cases, check_side_by_side, keys, rfc3339, write_home
 
 
 # --- instance metadata ---------------------------------------------------------------------
@@ -221,25 +221,32 @@ IMPATIENCE = [
 ]
 
 
-@pytest.mark.parametrize("faults, variables, count, error", cases(IMPATIENCE))
-def test_impatience(environ, imds, faults, variables, count, error):
-    imds.faults = list(faults)
-    del environ["AWS_METADATA_SERVICE_TIMEOUT"]
-    with pytest.raises(error):
-        load_credentials(environ={**environ, **variables})
-    assert len(imds.requests) == count
+def test_impatience(environ):
+    def check(faults, variables, count, error):
+        with Imds(faults=faults) as imds:
+            with pytest.raises(error):
+                load_credentials(environ={
+                    **environ, "AWS_EC2_METADATA_DISABLED": "", "AWS_EC2_METADATA_SERVICE_ENDPOINT": imds.url,
+                    **variables})
+        assert len(imds.requests) == count
+
+    check_side_by_side(check, IMPATIENCE)
 
 
-@pytest.mark.parametrize("variables", cases([
-    ("variable", {"AWS_METADATA_SERVICE_TIMEOUT": "20"}),
-    ("attempts", {"AWS_METADATA_SERVICE_NUM_ATTEMPTS": "20"}),
-    ("profile", {"AWS_PROFILE": "p"}),
-]))
-def test_patience(environ, imds, variables):
-    imds.faults, imds.tokens = [late], ("late-token==",)
-    del environ["AWS_METADATA_SERVICE_TIMEOUT"]
+def test_patience(environ):
     write_home(environ, "[profile p]\nmetadata_service_timeout = 20\n")
-    assert load_credentials(environ={**environ, **variables}).source == "instance metadata"
+
+    def check(variables):
+        with Imds(faults=[late], tokens=("late-token==",)) as imds:
+            found = load_credentials(environ={
+                **environ, "AWS_EC2_METADATA_DISABLED": "", "AWS_EC2_METADATA_SERVICE_ENDPOINT": imds.url,
+                **variables})
+        assert found.source == "instance metadata"
+
+    check_side_by_side(check, [
+        ("variable", {"AWS_METADATA_SERVICE_TIMEOUT": "20"}),
+        ("attempts", {"AWS_METADATA_SERVICE_NUM_ATTEMPTS": "20"}),
+        ("profile", {"AWS_PROFILE": "p"})])
 
 
 # --- the region of the instance ------------------------------------------------------------
