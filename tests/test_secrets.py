@@ -7,13 +7,16 @@ import pprint
 import sys
 from base64 import b64encode
 from datetime import datetime, timezone
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 import bedrock_token as bt
 from tests import fake_aws
-from tests.helpers import KEY_ID, LOGIN_CACHE, MESSAGES, NOON, ROLE, SSO_CACHE, cases, everything_in
+from tests.helpers import (
+    KEY_ID, LOGIN_CACHE, MESSAGES, NOON, ROLE, SSO_CACHE, cases, check_side_by_side, environ_in, everything_in,
+)
 
 # A secret in any output would bring its first word along. No source line below holds it,
 # since tracebacks quote those.
@@ -199,14 +202,11 @@ FAILING = [
         ".aws/config": SSO_CONFIG, SSO_CACHE: json.dumps(SSO_SESSION)}, lookup),
     ("sso: refused", {}, {
         ".aws/config": SSO_CONFIG, SSO_CACHE: json.dumps(VALID_SSO_SESSION)}, lookup),
-    ("sso: broken", {}, {
-        ".aws/config": SSO_CONFIG, SSO_CACHE: json.dumps(SSO_SESSION)[:-2]}, lookup),
     ("sso: token with a blank", {}, {".aws/config": SSO_CONFIG, SSO_CACHE: json.dumps(
         {**VALID_SSO_SESSION, "accessToken": SPACED, "refreshToken": ""})}, lookup),
     ("login: no AWS CLI", {"PATH": "/nowhere"}, {
         ".aws/config": LOGIN_CONFIG, LOGIN_CACHE: json.dumps(
             {"accessToken": {"secretAccessKey": SECRET, "expiresAt": SECRET}})}, lookup),
-    ("login: broken", {}, {".aws/config": LOGIN_CONFIG, LOGIN_CACHE: f'{{"{SECRET}'}, lookup),
     ("program: not there", {}, {
         ".aws/config": f"[default]\ncredential_process = /nowhere/tool {SECRET}\n"}, lookup),
     ("program: an open quote", {}, {
@@ -238,22 +238,21 @@ FAILING = [
     ("converse: refused", {}, {}, converse()),
     ("converse: not JSON", {}, {}, converse(model="xml")),
     ("converse: cut off", {}, {}, converse(model="cut")),
-    ("converse: nobody there", {"AWS_ENDPOINT_URL": "{nobody}"}, {}, converse(timeout=2)),
+    ("converse: nobody there", {"AWS_ENDPOINT_URL": "{nobody}", "AWS_MAX_ATTEMPTS": "1"}, {}, converse()),
     ("converse: other region", {}, {}, converse(region="eu-west-1")),
     ("converse: line break", {}, {}, converse(token=OLD_TOKEN + "\n")),
     ("converse: bytes", {}, {}, converse(token=BYTES)),
     ("converse: line break in the environment", {"AWS_BEARER_TOKEN_BEDROCK": BROKEN}, {},
      converse(token=None)),
     ("converse: dead proxy", {
-        "http_proxy": "http://me:" + PASSWORD + "@{nobody_address}"}, {}, converse(timeout=2)),
+        "http_proxy": "http://me:" + PASSWORD + "@{nobody_address}", "AWS_MAX_ATTEMPTS": "1"}, {}, converse()),
     ("converse: no proxy", {"http_proxy": f"http://me:{PASSWORD}@:x"}, {}, converse()),
     ("endpoint with a password", {"AWS_ENDPOINT_URL": f"http://me:{PASSWORD}@127.0.0.1/"}, {},
      converse()),
 ]
 
 
-@pytest.mark.parametrize("variables, files, call", cases(FAILING))
-def test_no_error_shows_a_secret(variables, files, call, environ, home, unhelpful):
+def leaks_of_an_error(variables, files, call, environ, unhelpful):
     nobody = fake_aws.refused_url()
     places = {"{url}": unhelpful.url, "{nobody}": nobody,
               "{nobody_address}": nobody.partition("://")[2]}
@@ -263,12 +262,26 @@ def test_no_error_shows_a_secret(variables, files, call, environ, home, unhelpfu
             value = value.replace(place, url)
         environ[name] = value
     for name, content in files.items():
-        path = home / name
+        path = Path(environ["HOME"], name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises((bt.BedrockTokenError, ValueError, TypeError)) as caught:
         call(environ)
-    assert leaks(everything_in(caught.value)) == []
+    return leaks(everything_in(caught.value))
+
+
+@pytest.mark.parametrize("variables, files, call", cases(FAILING))
+def test_no_error_shows_a_secret(variables, files, call, environ, unhelpful):
+    assert leaks_of_an_error(variables, files, call, environ, unhelpful) == []
+
+
+def test_no_error_shows_a_secret_of_a_damaged_cache(unhelpful, tmp_path):
+    def check(files):
+        assert leaks_of_an_error({}, files, lookup, environ_in(tmp_path), unhelpful) == []
+
+    check_side_by_side(check, [
+        ("sso", {".aws/config": SSO_CONFIG, SSO_CACHE: json.dumps(SSO_SESSION)[:-2]}),
+        ("login", {".aws/config": LOGIN_CONFIG, LOGIN_CACHE: f'{{"{SECRET}'})])
 
 
 @pytest.mark.parametrize("arguments, stdin", cases([
