@@ -1615,101 +1615,86 @@ def _from_sso(settings: _Settings, profile: _Profile) -> Credentials | None:
     return _from_document(settings, _json_object(content).get("roleCredentials"))
 
 
-def _sts(settings: _Settings, parameters: dict[str, str], signer: Credentials | None = None) -> Credentials:
-    """Temporary credentials from STS. Nothing of the signature stands in a URL, which a proxy may log."""
+def _sts(settings: _Settings, parameters: dict[str, Any], signer: Credentials | None = None) -> Credentials:
+    """A role's credentials. Nothing of the signature stands in a URL, which a proxy may log."""
+    import re
     from urllib.parse import urlencode
-    from xml.etree import ElementTree
     region = settings.region()
     url = _Url(f"{_endpoint(settings, 'sts', region)}/")
-    body = urlencode({"Version": "2011-06-15", **parameters}).encode("ascii")
+    form = {"Version": "2011-06-15", **parameters}
+    form.setdefault("RoleSessionName", "bedrock_token")  # STS asks for one
+    body = urlencode(form).encode()
     headers = [("Content-Type", "application/x-www-form-urlencoded")]
-    secrets = [parameters.get(name) for name in ("WebIdentityToken", "TokenCode", "ExternalId")]
+    secrets = [form.get(name) for name in ("WebIdentityToken", "TokenCode", "ExternalId")]
     if signer is not None:
         secrets += [signer.secret_access_key, signer.session_token]
         writer = _Signer(signer, region or "us-east-1", "sts", settings.now())
         path, payload_hash = _canonical_uri(url.target), hashlib.sha256(body).hexdigest()
         headers += _authorization(writer, "POST", url.address, path, (), headers, payload_hash)
-    resend = "TokenCode" not in parameters  # which is spent by being sent
+    resend = "TokenCode" not in form  # which is spent by being sent
     answer = _send(settings, "POST", str(url), headers=headers, body=body, resend=resend)
-    content = _content_of(answer, secrets)
-
-    try:
-        fields = ElementTree.fromstring(content).findall(".//{*}Credentials/*")
-    except (ElementTree.ParseError, ValueError, LookupError):
-        raise CredentialsError("the answer is not XML") from None
-    return _from_document(settings, {field.tag.rpartition("}")[2]: field.text for field in fields})
+    fields = re.findall(r"<(\w+)>([^<>&]*)</\1>", _content_of(answer, secrets).decode("utf-8", "replace"))
+    through = f", through {signer.source or 'code'}" if signer else ""
+    return _named(_from_document(settings, dict(fields)), f"role {form['RoleArn']}{through}")
 
 
-def _role_parameters(role: str, session_name: str, duration: str, now: float, **more: str) -> dict[str, str]:
-    """What both calls to assume a role need. ValueError for what STS refuses by its form."""
+def _role_parameters(arn: str, session: str | None, duration: str = "", **more: str | None) -> dict[str, Any]:
+    """What a role is asked for with. ValueError for what STS refuses by its form."""
     import re
-    session_name = session_name or f"bedrock_token-{int(now)}"
-    if not 20 <= len(role) <= 2048 or not role.isprintable():
-        raise ValueError("role_arn is not the ARN of a role (arn:aws:iam::123456789012:role/NAME)")
-    if not re.fullmatch(r"[\w+=,.@-]{2,64}", session_name, re.ASCII):
+    if not 20 <= len(arn) <= 2048 or not arn.isprintable():
+        raise ValueError("role_arn (AWS_ROLE_ARN) must be an ARN like arn:aws:iam::123456789012:role/NAME")
+    if session and not re.fullmatch(r"[\w+=,.@-]{2,64}", session, re.ASCII):
         raise ValueError("the role session name must be 2 to 64 letters, digits or _+=,.@-")
-    if duration and not (re.fullmatch(r"\d{3,5}", duration, re.ASCII) and 900 <= int(duration) <= 43200):
-        raise ValueError("the duration must be from 900 to 43200 seconds")
-    parameters = {"RoleArn": role, "RoleSessionName": session_name, "DurationSeconds": duration, **more}
+    if duration and not (re.fullmatch(r"[0-9]{3,5}", duration) and 900 <= int(duration) <= 43200):
+        raise ValueError("the duration must be 900 to 43200 seconds")
+    parameters = {"RoleArn": arn, "RoleSessionName": session, "DurationSeconds": int(duration or 0), **more}
     return {name: value for name, value in parameters.items() if value}
 
 
-def _role_cache_path(settings: _Settings, parameters: dict[str, str], profile: _Profile) -> str:
-    """The file in which the AWS CLI keeps this role, named by a hash of what it asks STS with."""
+def _assume_role(settings: _Settings, parameters: dict[str, Any], signer: Credentials) -> Credentials:
+    """https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html"""
+    request = {"Action": "AssumeRole", **parameters}
+    serial = parameters.get("SerialNumber")
+    if serial:
+        if settings.mfa_code is None:
+            hint = "pass mfa_code, as in credentials=lambda: load_credentials(mfa_code=...)"
+            raise CredentialsError(f"the role asks for a code of the MFA device {serial}", hint)
+        code = request["TokenCode"] = str(settings.mfa_code(serial)).strip()
+        if not (code.isascii() and code.isdigit() and len(code) == 6):
+            raise CredentialsError(f"a code of the MFA device {serial} must be six digits")
+    return _sts(settings, request, signer)
+
+
+def _cached_role(settings: _Settings, parameters: dict[str, Any], signer: Credentials) -> Credentials:
+    """The same, kept where the AWS CLI keeps it, under its key: one code serves both."""
     import json
-    arguments: dict[str, Any] = {**parameters, "SerialNumber": profile["mfa_serial"]}
-    if not profile["role_session_name"]:
-        del arguments["RoleSessionName"]
-    if "DurationSeconds" in arguments:
-        arguments["DurationSeconds"] = int(arguments["DurationSeconds"])
-    text = json.dumps(arguments, sort_keys=True).encode("utf-8")
-    name = hashlib.sha1(text, usedforsecurity=False).hexdigest()
-    return os.path.join(settings.path("~/.aws/cli/cache"), f"{name}.json")
-
-
-def _code_of(settings: _Settings, mfa_serial: str) -> str:
-    if settings.mfa_code is None:
-        hint = "pass mfa_code, as in credentials=lambda: load_credentials(mfa_code=...)"
-        raise CredentialsError(f"the role asks for a code of the MFA device {mfa_serial}", hint)
-    code = str(settings.mfa_code(mfa_serial)).strip()
-    if not (code.isascii() and code.isdigit() and len(code) == 6):
-        raise CredentialsError(f"a code of the MFA device {mfa_serial} must be six digits")
-    return code
-
-
-def _assume_role(
-    settings: _Settings, parameters: dict[str, str], signer: Credentials, mfa_serial: str, cache: str = ""
-) -> Credentials:
-    """A role, with a code of its MFA device if it has one; `cache` is the AWS CLI's file for it, if any.
-
-    https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html
-    """
     from contextlib import suppress
-    assumed = None
+    arguments = json.dumps(parameters, sort_keys=True).encode()
+    name = hashlib.sha1(arguments, usedforsecurity=False).hexdigest()
+    path = os.path.join(settings.path("~/.aws/cli/cache"), f"{name}.json")
+    kept = None
     with suppress(CredentialsError, ValueError):  # what is damaged or has ended is not there
-        document = _read_cache(cache) if cache else None
-        assumed = _from_document(settings, document.get("Credentials")) if document else None
-    if assumed is None or _seconds_left(settings, assumed.expiration) < 15 * 60:
-        request = {"Action": "AssumeRole", **parameters}
-        try:
-            if mfa_serial:
-                request.update(SerialNumber=mfa_serial, TokenCode=_code_of(settings, mfa_serial))
-        except CredentialsError:
-            if assumed is None:  # else its last minutes are better than nothing
-                raise
-        else:
-            assumed = _sts(settings, request, signer)
-            fields = dict(zip(_KEYS, assumed._values()))
-            fields["Expiration"] = assumed.expiration and _rfc3339(assumed.expiration)
-            with suppress(OSError, CredentialsError):  # a read-only home: the code will be asked for again
-                if cache:
-                    os.makedirs(os.path.dirname(cache), 0o700, exist_ok=True)
-                    _replace_cache(cache, {"Credentials": fields}, lambda same: same)
-    return _named(assumed, f"role {parameters['RoleArn']}, through {signer.source or 'code'}")
+        kept = _from_document(settings, (_read_cache(path) or {}).get("Credentials"))
+        kept = _named(kept, f"role {parameters['RoleArn']}, in the AWS CLI's cache")
+    if kept and _seconds_left(settings, kept.expiration) >= 15 * 60:
+        return kept
+
+    try:
+        assumed = _assume_role(settings, parameters, signer)
+    except CredentialsError:
+        if kept:  # its last minutes are better than nothing
+            return kept
+        raise
+    *keys, ends, _ = assumed._values()
+    fields = dict(zip((*_KEYS, "Expiration"), (*keys, _rfc3339(ends))))
+    with suppress(OSError, CredentialsError):  # a read-only home: the code will be asked for again
+        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        _replace_cache(path, {"Credentials": fields}, lambda same: same)
+    return assumed
 
 
 def _read_token(settings: _Settings, file: str) -> str:
-    """The token in a file, read at every call: somebody rewrites it before the token ends."""
+    """The token in a file, read at every call, since it is replaced before it ends."""
     path = settings.path(file)
     token = (_read_file(path) or "").strip()
     if not token:
@@ -1717,28 +1702,21 @@ def _read_token(settings: _Settings, file: str) -> str:
     return token
 
 
-def _web_identity(settings: _Settings, values: dict[str, str], duration: str = "") -> Credentials | None:
-    """An unsigned call. `values` are token file, role and session name, in this order, by their names.
-
-    https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRoleWithWebIdentity.html
-    """
-    (_, token_file), (role_name, role_arn), (_, session_name) = values.items()
-    if not role_arn:
-        raise CredentialsError(f"a web identity token file is configured, but {role_name} is not")
-    parameters = _role_parameters(role_arn, session_name, duration, settings.clock())
+def _web_identity(settings: _Settings, token_file: str, *role: str) -> Credentials:
+    """Unsigned: https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRoleWithWebIdentity.html"""
+    parameters = _role_parameters(*role)
     token = _read_token(settings, token_file)
-    parameters = {"Action": "AssumeRoleWithWebIdentity", "WebIdentityToken": token, **parameters}
-    return _named(_sts(settings, parameters), f"role {role_arn}")
+    return _sts(settings, {"Action": "AssumeRoleWithWebIdentity", "WebIdentityToken": token, **parameters})
 
 
 def _from_environment_identity(settings: _Settings, _: _Profile) -> Credentials | None:
     names = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN", "AWS_ROLE_SESSION_NAME")
-    return _web_identity(settings, {name: settings.variable(name) for name in names})
+    return _web_identity(settings, *map(settings.variable, names))
 
 
 def _from_profile_identity(settings: _Settings, profile: _Profile) -> Credentials | None:
-    names = ("web_identity_token_file", "role_arn", "role_session_name")
-    return _web_identity(settings, {name: profile[name] for name in names}, profile["duration_seconds"])
+    names = ("web_identity_token_file", "role_arn", "role_session_name", "duration_seconds")
+    return _web_identity(settings, *map(profile.get, names))
 
 
 def _from_container(settings: _Settings, _: _Profile) -> Credentials | None:
@@ -1750,8 +1728,7 @@ def _from_container(settings: _Settings, _: _Profile) -> Credentials | None:
     url = _Url(f"http://169.254.170.2{relative}" if relative else full, name)
     allowed = url.scheme == "https" or re.fullmatch(_CONTAINER_HOSTS, url.host, re.ASCII)
     if not allowed or relative[:1] not in ("", "/"):
-        where = "localhost, 127.0.0.0/8, ::1, 169.254.170.2, 169.254.170.23 or fd00:ec2::23"
-        raise CredentialsError(f"{name} must be https, or http to {where}, not to {url.host}")
+        raise CredentialsError(f"{name} must be https, or http to a loopback or AWS address, not {url.host}")
 
     token = settings.variable("AWS_CONTAINER_AUTHORIZATION_TOKEN")
     token_file = settings.variable("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")
@@ -1759,81 +1736,71 @@ def _from_container(settings: _Settings, _: _Profile) -> Credentials | None:
         token = _read_token(settings, token_file)
     if not (token.isascii() and token.isprintable()):
         raise CredentialsError("the authorization token has characters that no header can have")
-    headers = [("Accept", "application/json"), ("Authorization", token)][:2 if token else 1]
+    headers = [("Authorization", token)] if token else []
     answer = _send(settings, "GET", str(url), headers=headers, timeout=5.0, proxied=False, awaited=True)
     return _from_document(settings, _json_object(_content_of(answer, [token])))
 
 
-class _Metadata:
-    """The metadata service of an EC2 instance, version 2, which is read with a token of its own."""
+def _ask_metadata(settings: _Settings, method: str, path: str, *headers: tuple[str, str]) -> _Answer:
+    """An answer of the metadata service of the EC2 instance."""
+    hosts = {"ipv4": "http://169.254.169.254", "ipv6": "http://[fd00:ec2::254]"}
+    host = hosts.get(settings.setting("ec2_metadata_service_endpoint_mode").lower() or "ipv4")
+    if host is None:
+        raise CredentialsError("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE must be IPv4 or IPv6")
+    base = (settings.setting("ec2_metadata_service_endpoint") or host).rstrip("/")
+    url = _Url(f"{base}/latest/{path}", "AWS_EC2_METADATA_SERVICE_ENDPOINT")
+    try:
+        timeout = float(settings.setting("metadata_service_timeout") or 1)
+        timeout *= int(settings.setting("metadata_service_num_attempts") or 1)
+    except (ValueError, OverflowError):
+        timeout = 0.0
+    if not 0 < timeout <= 3600:
+        raise CredentialsError("AWS_METADATA_SERVICE_TIMEOUT and _NUM_ATTEMPTS must be numbers above 0")
+    return _send(settings, method, str(url), headers=headers, timeout=timeout, proxied=False)
 
-    def __init__(self, settings: _Settings) -> None:
-        hosts = {"ipv4": "http://169.254.169.254", "ipv6": "http://[fd00:ec2::254]"}
-        host = hosts.get(settings.setting("ec2_metadata_service_endpoint_mode").lower() or "ipv4")
-        if host is None:
-            raise CredentialsError("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE must be IPv4 or IPv6")
-        base = settings.setting("ec2_metadata_service_endpoint") or host
-        self._base = str(_Url(base, "AWS_EC2_METADATA_SERVICE_ENDPOINT")).rstrip("/")
-        try:
-            timeout = float(settings.setting("metadata_service_timeout") or 1)
-            timeout *= int(settings.setting("metadata_service_num_attempts") or 1)
-        except (ValueError, OverflowError):
-            timeout = 0.0
-        if not 0 < timeout <= 3600:
-            raise CredentialsError("AWS_METADATA_SERVICE_TIMEOUT and _NUM_ATTEMPTS must be numbers above 0")
-        self._settings, self._timeout, self._token = settings, timeout, ""
 
-    def read(self, path: str, method: str = "GET") -> tuple[int, str]:
-        """Status and text of the answer."""
-        headers = [("x-aws-ec2-metadata-token", self._token)] if self._token else []
-        if method == "PUT":
-            headers = [("x-aws-ec2-metadata-token-ttl-seconds", "21600")]
-        url = f"{self._base}/latest/{path}"
-        answer = _send(self._settings, method, url, headers=headers, timeout=self._timeout, proxied=False)
-        return answer.status, answer.content.decode("utf-8", "replace").strip()
+def _metadata_token(settings: _Settings) -> str:
+    """What version 2 of the service, the only one that is used, is read with; empty if it is not there."""
+    ttl = ("x-aws-ec2-metadata-token-ttl-seconds", "21600")
+    try:
+        answer = _ask_metadata(settings, "PUT", "api/token", ttl)
+    except _NoAnswer as error:
+        settings.found = "no answer"
+        if error.timed_out and error.sent:
+            settings.found += "; in a container, the instance's metadata hop limit must be 2 or more"
+        return ""
+    if answer.status in (403, 404, 405):  # what other clouds say, and a service that is switched off
+        settings.found = f"none here (HTTP {answer.status})"
+        return ""
+    token = answer.content.decode("ascii", "replace").strip()
+    if answer.status != 200 or not _is_plain(token):
+        raise CredentialsError(f"asked for a token, it answers HTTP {answer.status} and none")
+    return token
 
-    def is_there(self) -> bool:
-        """Whether it gives us a token. CredentialsError if somebody is there and does something else."""
-        try:
-            status, self._token = self.read("api/token", "PUT")
-        except _NoAnswer as error:
-            if error.timed_out and error.sent and self._refuses_without_token():
-                hint = "in a container, the instance's metadata hop limit must be 2 or more"
-                raise CredentialsError("it answers, but not when asked for a token", hint) from error
-            self._settings.found = "no answer"
-            return False
-        if status in (403, 404, 405):  # what other clouds say, and a service that is switched off
-            self._settings.found = f"none here (HTTP {status})"
-            return False
-        if status != 200 or not _is_plain(self._token):
-            raise CredentialsError(f"asked for a token, it answers HTTP {status} and none")
-        return True
 
-    def _refuses_without_token(self) -> bool:
-        try:
-            return self.read("meta-data/")[0] == 401
-        except _NoAnswer:
-            return False
+def _metadata(settings: _Settings, token: str, path: str) -> str:
+    """What the service says there; empty if there is nothing."""
+    answer = _ask_metadata(settings, "GET", f"meta-data/{path}", ("x-aws-ec2-metadata-token", token))
+    if answer.status == 404:
+        return ""
+    return _content_of(answer, [token]).decode("utf-8", "replace").strip()
 
 
 def _from_instance_metadata(settings: _Settings, _: _Profile) -> Credentials | None:
+    import re
     if settings.variable("AWS_EC2_METADATA_DISABLED").lower() == "true":
         settings.found = "disabled by AWS_EC2_METADATA_DISABLED"
         return None
-    metadata, path = _Metadata(settings), "meta-data/iam/security-credentials/"
-    if not metadata.is_there():
+    token = _metadata_token(settings)
+    if not token:
         return None
-    status, names = metadata.read(path)
-    if status == 404:
+    role = _metadata(settings, token, "iam/security-credentials/").partition("\n")[0]
+    if not role:
         settings.found = "the instance has no role"
         return None
-    role = names.partition("\n")[0]
-    if status != 200 or not _is_plain(role) or not set("/?#<").isdisjoint(role) or len(role) > 64:
-        raise CredentialsError(f"asked for the role's name, it answers HTTP {status} and none")
-    status, text = metadata.read(path + role)
-    if status != 200:
-        raise CredentialsError(f"asked for the credentials of {role}, it answers HTTP {status}")
-    document = _json_object(text)
+    if not re.fullmatch(r"[\w+=,.@-]{1,64}", role, re.ASCII):
+        raise CredentialsError("asked for the role's name, it answers something else")
+    document = _json_object(_metadata(settings, token, f"iam/security-credentials/{role}"))
     if document.get("Code", "Success") != "Success":
         raise CredentialsError(f"it says itself that it has no credentials of {role}")
     return _from_document(settings, document)
@@ -1844,36 +1811,31 @@ def _from_role(settings: _Settings, profile: _Profile) -> Credentials | None:
     if profile["web_identity_token_file"]:
         return None  # which is another source
     if bool(base) == bool(origin):
-        count = "both" if base else "none"
-        raise CredentialsError(f"a role needs one of source_profile and credential_source, and has {count}")
+        raise CredentialsError("a role needs one of source_profile and credential_source, not both or none")
 
-    # 1. Who signs. Its static keys, if it has some, end the walk from profile to profile.
-    source = profile.source(base or settings.profile.name)
+    # Who signs. Its static keys, if it has some, end the walk from profile to profile.
+    source = profile.source(base)
     if base:
-        way = " -> ".join((*source.walked, base))
-        if not source.is_there():
-            raise CredentialsError(f"the last of {way} is in neither {source.files}")
         static = source["aws_access_key_id"] or source["aws_secret_access_key"]
         if base in source.walked and not (static and base == profile.name):
-            raise CredentialsError(f"{way}: this goes in a circle")
+            raise CredentialsError(f"source_profile {base}: this goes in a circle")
         rows = [row for row in _SOURCES if row[0] == "profile" or not static and row[0].startswith("profile")]
     else:
-        known = ("Environment", "EcsContainer", "Ec2InstanceMetadata")
-        kinds = dict(zip(map(str.lower, known), ("environment", "container", "instance metadata")))
+        kinds = {"environment": "environment", "ecscontainer": "container",
+                 "ec2instancemetadata": "instance metadata"}
         rows = [row for row in _SOURCES if row[0] == kinds.get(origin.lower())]
         if not rows:
-            raise CredentialsError(f"credential_source must be one of {', '.join(known)}")
+            known = "Environment, EcsContainer or Ec2InstanceMetadata"
+            raise CredentialsError(f"credential_source must be {known}")
     signer = _first_of(settings, source, rows)
     if signer is None:
-        kind = "source_profile" if base else "credential_source"
-        raise CredentialsError(f"{kind} {base or origin} gives no credentials")
+        raise CredentialsError(f"its source {base or origin} gives no credentials ({settings.found})")
 
-    # 2. What is asked for.
     names = ("role_session_name", "duration_seconds", "external_id", "mfa_serial")
-    session_name, duration, external_id, mfa_serial = map(profile.get, names)
-    parameters = _role_parameters(role_arn, session_name, duration, settings.clock(), ExternalId=external_id)
-    cache = _role_cache_path(settings, parameters, profile) if mfa_serial else ""
-    return _assume_role(settings, parameters, signer, mfa_serial, cache)
+    session, duration, external_id, serial = map(profile.get, names)
+    parameters = _role_parameters(role_arn, session, duration, ExternalId=external_id, SerialNumber=serial)
+    assume = _cached_role if serial else _assume_role
+    return assume(settings, parameters, signer)
 
 
 # What it is called; the settings of which one configures it; its function. README's table is held against it.
@@ -1901,21 +1863,20 @@ def _load_credentials(settings: _Settings) -> Credentials:
     if credentials is not None:
         return credentials
 
-    files = (settings.files.config, settings.files.credentials)
-    missing = f"no such file: {', '.join(files)}" if not any(map(os.path.exists, files)) else "not set"
+    files = settings.files
+    there = os.path.exists(files.config) or os.path.exists(files.credentials)
+    missing = "not set" if there else f"no such file, neither {files}"
     raise NoCredentialsError(
         "no AWS credentials found",
-        "run aws configure sso, aws login or aws configure, or set AWS_ACCESS_KEY_ID and"
-        " AWS_SECRET_ACCESS_KEY. Looked, in this order, in:",
+        "run aws configure sso, aws login or aws configure. Looked, in this order, in:",
         [p.replace("not set", missing) if p.startswith("profile") else p for p in settings.looked],
     )
 
 
 def _no_region(settings: _Settings) -> NoRegionError:
     return NoRegionError(
-        f"no region is configured in {', '.join(_REGION_VARIABLES)} or profile {settings.profile.name}, and"
-        " there is no default: a token works only in the region it is made for",
-        "set AWS_REGION or pass a region (--region), for example us-east-1",
+        f"no region is configured in {', '.join(_REGION_VARIABLES)} or profile {settings.profile.name}",
+        "there is no default: set AWS_REGION or pass a region (--region), for example us-east-1",
     )
 
 
@@ -1924,12 +1885,10 @@ def _find(settings: _Settings, given: Any = None) -> tuple[Credentials, str]:
     credentials = _load_credentials(settings) if given is None else _snapshot(given)
     region = settings.region()
     if region is None and given is None and credentials.source == _SOURCES[-1][0]:
-        metadata = _Metadata(settings)
-        status, text = metadata.read("meta-data/placement/region") if metadata.is_there() else (0, "")
         try:
-            region = _region_name(text) if status == 200 else None
-        except ValueError as error:
-            raise NoRegionError(f"instance metadata: {error}") from None
+            region = _region_name(_metadata(settings, _metadata_token(settings), "placement/region"))
+        except ValueError:
+            pass  # it says none
     if region is None:
         raise _no_region(settings)
     return credentials, region
@@ -1940,9 +1899,8 @@ def load_credentials(
 ) -> Credentials:
     """The credentials the AWS CLI and boto3 would use; `.source` says where they came from.
 
-    `profile` switches the environment's credentials off, as --profile does; `environ` replaces os.environ;
-    `mfa_code(serial)` returns the six digits of an MFA device that a role needs. Raises NoCredentialsError
-    if nothing is configured, CredentialsError if something is and does not work.
+    `profile` switches those of the environment off; `environ` replaces os.environ; `mfa_code(serial)` returns
+    a role's six digits. Raises NoCredentialsError if there are none, CredentialsError if they do not work.
     https://docs.aws.amazon.com/sdkref/latest/guide/standardized-credentials.html
     """
     return _load_credentials(_Settings(environ, profile, mfa_code=mfa_code))
@@ -1962,17 +1920,17 @@ def load_region(profile: str | None = None, *, environ: Environ = None) -> str:
 
 
 class _AssumedRole:
-    """What assume_role() returns: a source of credentials, which pickles."""
+    """What assume_role() returns: it pickles, and its repr shows nothing."""
 
     def __init__(self, *given: Any) -> None:
         self._given = given
 
     def __call__(self) -> Credentials:
-        parameters, credentials, mfa_serial, mfa_code, region, environ = self._given
+        parameters, credentials, mfa_code, region, environ = self._given
         settings = _Settings(environ, region=region, mfa_code=mfa_code)
         signer = _load_credentials(settings) if credentials is None else _snapshot(credentials)
         try:
-            return _assume_role(settings, parameters, signer, mfa_serial)
+            return _assume_role(settings, parameters, signer)
         except CredentialsError as error:
             raise CredentialsError(f"role {parameters['RoleArn']}: {error.message}", error.hint) from error
 
@@ -1985,15 +1943,14 @@ def assume_role(
 ) -> Callable[[], Credentials]:
     """A role as a source of credentials, for the `credentials` of get_token, TokenProvider and assume_role.
 
-    It asks STS at each call, with `credentials` of any kind get_token takes. `duration`: 900 to 43200 seconds
-    or a timedelta; `policy`: a session policy in JSON; `region`: that of STS. Raises ValueError for what STS
-    would refuse, and the source CredentialsError. It pickles if its arguments do.
+    It asks STS at each call, with any `credentials` get_token takes, and pickles. `duration`: 900 to 43200
+    seconds or a timedelta; `policy`: JSON. ValueError: STS would refuse it; CredentialsError: a call fails.
     https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html
     """
     seconds = str(_whole_seconds(duration, 900, 43200, "duration"))
-    more = {"ExternalId": external_id or "", "Policy": policy or ""}
-    parameters = _role_parameters(role_arn, session_name or "", seconds, time.time(), **more)
-    return _AssumedRole(parameters, credentials, mfa_serial or "", mfa_code, region, environ)
+    more = {"ExternalId": external_id, "Policy": policy, "SerialNumber": mfa_serial}
+    parameters = _role_parameters(role_arn, session_name, seconds, **more)
+    return _AssumedRole(parameters, credentials, mfa_code, region, environ)
 
 
 def get_token(
@@ -2003,11 +1960,11 @@ def get_token(
 ) -> Token:
     """A short-term Bedrock API key, or for "aws-external-anthropic" one of Claude Platform on AWS.
 
-    `credentials`: Credentials, an object with botocore's attributes, a callable that returns either, or None
-    for load_credentials'; `region`: None for load_region's. If both are given, no file, environment variable
-    or network is looked at. `expires_in`: whole seconds or a timedelta, 1 second to 12 hours; `now`: an aware
-    datetime, None for the clock. Raises ValueError or TypeError for these, NoCredentialsError,
-    CredentialsError, NoRegionError. https://docs.aws.amazon.com/bedrock/latest/userguide/api-keys-how.html
+    `credentials`: Credentials, an object like botocore's, a callable that returns either, or None for
+    load_credentials'; `region`: None for load_region's; with both, no file, variable or network is looked at.
+    `expires_in`: whole seconds or a timedelta, 1 second to 12 hours; `now`: an aware datetime. Raises
+    ValueError or TypeError for these, NoCredentialsError, CredentialsError, NoRegionError.
+    https://docs.aws.amazon.com/bedrock/latest/userguide/api-keys-how.html
     """
     lifetime = _whole_seconds(expires_in, 1, _TOKEN_LIFETIME, "expires_in")
     moment = datetime.now(timezone.utc) if now is None else _in_utc(now, "now")

@@ -248,6 +248,15 @@ def test_without_a_way_to_ask(cached, sts):
     assert sts.requests == []
 
 
+@pytest.mark.parametrize("mfa_code", [None, lambda serial: "999999"], ids=["nobody to ask", "refused"])
+def test_the_last_minutes_are_better_than_nothing(mfa_code, environ, sts, configure, cache):
+    configure()
+    write(cache, entry(10))
+    found = bt.load_credentials("p", environ=environ, mfa_code=mfa_code)
+    assert found.access_key_id == role_keys("CACHED")[0]
+    assert "cache" in found.source
+
+
 @pytest.mark.parametrize("lines", [
     [], ["external_id = shared"], ["duration_seconds = 3600"], ["role_session_name = you"],
 ], ids=lambda lines: "".join(lines).partition(" ")[0] or "serial alone")

@@ -3,15 +3,8 @@
 import pytest
 
 from bedrock_token import CredentialsError, NoCredentialsError, load_credentials
-from tests.fake_aws import Forever, Imds, hang, html
-from tests.helpers import cases
-
-
-def imds(put, get):
-    """Answers PUT with one and GET with the other."""
-    def send(handler):
-        (put if handler.command == "PUT" else get)(handler)
-    return [Forever(send)]
+from tests.fake_aws import Forever, Imds, hang, html, refused_url
+from tests.helpers import ARN, cases, profile, write_home
 
 
 @pytest.fixture
@@ -24,24 +17,32 @@ def metadata(environ):
 
 
 def test_hop_limit(environ, metadata):
-    """What may travel one hop dies before the container, while a plain refusal comes through."""
-    metadata.faults = imds(hang, html(401, "Unauthorized"))
-    with pytest.raises((CredentialsError, NoCredentialsError)) as caught:
+    """What may travel one hop dies before the container, though the connection stands."""
+    metadata.faults = [Forever(hang)]
+    with pytest.raises(NoCredentialsError) as caught:
         load_credentials(environ=environ)
     assert "hop limit" in str(caught.value)
     assert "2" in str(caught.value).partition("hop limit")[2]
-    assert "no role there" not in str(caught.value)
-    assert [request.method for request in metadata.requests] == ["PUT", "GET"]
-    assert "x-aws-ec2-metadata-token" not in metadata.requests[1].headers
+    assert "no role" not in str(caught.value)
+    # Never is anything asked without a token: there is no version 1.
+    assert [request.method for request in metadata.requests] == ["PUT"]
 
 
-@pytest.mark.parametrize("put, get", cases([
-    ("nobody answers", hang, hang),
-    ("another service answers", hang, html(200)),
-    ("the PUT is refused", html(404), html(401)),
+def test_hop_limit_below_a_role(environ, metadata):
+    metadata.faults = [Forever(hang)]
+    write_home(environ, profile("p", f"role_arn = {ARN}P", "credential_source = Ec2InstanceMetadata"))
+    with pytest.raises(CredentialsError, match="profile p.*hop limit must be 2"):
+        load_credentials("p", environ=environ)
+
+
+@pytest.mark.parametrize("fault, url", cases([
+    ("nobody is there", None, refused_url()),
+    ("the PUT is refused", html(404), None),
 ]))
-def test_no_hop_limit(environ, metadata, put, get):
-    metadata.faults = imds(put, get)
+def test_no_hop_limit(environ, metadata, fault, url):
+    metadata.faults = [Forever(fault)]
+    if url:
+        environ["AWS_EC2_METADATA_SERVICE_ENDPOINT"] = url
     with pytest.raises(NoCredentialsError) as caught:
         load_credentials(environ=environ)
     assert "hop limit" not in str(caught.value)

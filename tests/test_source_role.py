@@ -1,6 +1,5 @@
 """Roles assumed through STS: by a profile, and by assume_role."""
 
-import re
 import sys
 from datetime import datetime, timedelta, timezone
 
@@ -156,29 +155,33 @@ def test_source_profile_with_credential_process(environ, tmp_path, sts):
 
 # What stands in the config file, and what the error of profile p says.
 REFUSED_ROLES = [
-    ("a profile without keys names itself", role("p", "P", "source_profile = p"), ["p -> p"]),
+    ("a profile without keys names itself", role("p", "P", "source_profile = p"),
+     ["profile p", "circle"]),
     ("loop of two",
      role("p", "P", "source_profile = a") + role("a", "A", "source_profile = p"),
-     ["p -> a -> p"]),
+     ["profile p", "profile a", "source_profile p: this goes in a circle"]),
     ("loop of three",
      role("p", "P", "source_profile = a") + role("a", "A", "source_profile = b")
-     + role("b", "B", "source_profile = p"), ["p -> a -> b -> p"]),
+     + role("b", "B", "source_profile = p"),
+     ["profile p", "profile a", "profile b", "source_profile p: this goes in a circle"]),
     ("the source names itself without keys",
      role("p", "P", "source_profile = a") + role("a", "A", "source_profile = a"),
-     ["p -> a -> a"]),
+     ["profile p", "profile a", "source_profile a: this goes in a circle"]),
     ("loop that p is not part of",
      role("p", "P", "source_profile = a") + role("a", "A", "source_profile = b")
-     + role("b", "B", "source_profile = a"), ["p -> a -> b -> a"]),
-    ("missing source", role("p", "P", "source_profile = nobody"), ["p -> nobody"]),
+     + role("b", "B", "source_profile = a"),
+     ["profile p", "profile a", "profile b", "source_profile a: this goes in a circle"]),
+    ("missing source", role("p", "P", "source_profile = nobody"), ["profile p", "profile nobody"]),
     ("missing source further on",
      role("p", "P", "source_profile = a") + role("a", "A", "source_profile = nobody"),
-     ["p -> a -> nobody"]),
-    ("missing default as source", role("p", "P", "source_profile = default"), ["p -> default"]),
+     ["profile p", "profile a", "profile nobody"]),
+    ("missing default as source", role("p", "P", "source_profile = default"),
+     ["profile p", "source default"]),
     ("empty source", role("p", "P", "source_profile = a") + profile("a", "region = us-east-1"),
-     ["profile p", "source_profile a"]),
+     ["profile p", "source a"]),
     ("empty source further on",
      role("p", "P", "source_profile = a") + role("a", "A", "source_profile = b")
-     + profile("b", "region = us-east-1"), ["profile p", "profile a", "source_profile b"]),
+     + profile("b", "region = us-east-1"), ["profile p", "profile a", "source b"]),
     ("half a pair in the source",
      role("p", "P", "source_profile = a") + profile("a", "aws_access_key_id = AKIAA"),
      ["profile a", "aws_secret_access_key"]),
@@ -202,12 +205,12 @@ REFUSED_ROLES = [
     ("unknown credential_source", role("p", "P", "credential_source = Env"),
      ["profile p", "credential_source", "Environment", "Ec2InstanceMetadata", "EcsContainer"]),
     ("credential_source that has none", role("p", "P", "credential_source = Environment"),
-     ["profile p", "credential_source Environment"]),
+     ["profile p", "source Environment"]),
     ("credential_source without a container", role("p", "P", "credential_source = EcsContainer"),
-     ["profile p", "credential_source EcsContainer"]),
+     ["profile p", "source EcsContainer"]),
     ("credential_source without metadata",
      role("p", "P", "credential_source = Ec2InstanceMetadata"),
-     ["profile p", "credential_source Ec2InstanceMetadata"]),
+     ["profile p", "source Ec2InstanceMetadata"]),
     ("role_arn is a name",
      profile("p", "role_arn = Admin", "source_profile = base"), ["profile p", "role_arn"]),
 ]
@@ -263,8 +266,7 @@ def test_session_name_of_its_own_making(environ, sts):
     write_home(environ, role("p", "P", "source_profile = base"), CREDENTIALS_FILE)
     load_credentials("p", environ=environ)
     assume_role(ARN + "P", credentials=BASE, environ=environ)()
-    for request in sts.requests:
-        assert re.fullmatch(r"bedrock_token-\d{10}", request.form["RoleSessionName"], re.ASCII)
+    assert [request.form["RoleSessionName"] for request in sts.requests] == ["bedrock_token"] * 2
 
 
 @pytest.mark.parametrize("line", [
