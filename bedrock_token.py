@@ -1633,6 +1633,7 @@ def _sts(settings: _Settings, parameters: dict[str, Any], signer: Credentials | 
         headers += _authorization(writer, "POST", url.address, path, (), headers, payload_hash)
     resend = "TokenCode" not in form  # which is spent by being sent
     answer = _send(settings, "POST", str(url), headers=headers, body=body, resend=resend)
+
     fields = re.findall(r"<(\w+)>([^<>&]*)</\1>", _content_of(answer, secrets).decode("utf-8", "replace"))
     through = f", through {signer.source or 'code'}" if signer else ""
     return _named(_from_document(settings, dict(fields)), f"role {form['RoleArn']}{through}")
@@ -1704,9 +1705,8 @@ def _read_token(settings: _Settings, file: str) -> str:
 
 def _web_identity(settings: _Settings, token_file: str, *role: str) -> Credentials:
     """Unsigned: https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRoleWithWebIdentity.html"""
-    parameters = _role_parameters(*role)
-    token = _read_token(settings, token_file)
-    return _sts(settings, {"Action": "AssumeRoleWithWebIdentity", "WebIdentityToken": token, **parameters})
+    parameters = {"WebIdentityToken": _read_token(settings, token_file), **_role_parameters(*role)}
+    return _sts(settings, {"Action": "AssumeRoleWithWebIdentity", **parameters})
 
 
 def _from_environment_identity(settings: _Settings, _: _Profile) -> Credentials | None:
@@ -1887,7 +1887,7 @@ def _find(settings: _Settings, given: Any = None) -> tuple[Credentials, str]:
     if region is None and given is None and credentials.source == _SOURCES[-1][0]:
         try:
             region = _region_name(_metadata(settings, _metadata_token(settings), "placement/region"))
-        except ValueError:
+        except (CredentialsError, ValueError):
             pass  # it says none
     if region is None:
         raise _no_region(settings)

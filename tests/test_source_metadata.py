@@ -300,6 +300,16 @@ def test_no_region(environ, imds, region_of, text):
 
 
 @pytest.mark.parametrize("region_of", BOTH, ids=BOTH_IDS)
+@pytest.mark.parametrize("fault", [answer(403), html(), redirect("http://127.0.0.1:1/")],
+                         ids=["forbidden", "page", "redirect"])
+def test_region_that_is_refused(environ, imds, region_of, fault):
+    """What is missing is named, whoever does not tell it."""
+    imds.faults = [None] * 4 + [fault]
+    with pytest.raises(NoRegionError, match="AWS_REGION"):
+        region_of(environ)
+
+
+@pytest.mark.parametrize("region_of", BOTH, ids=BOTH_IDS)
 def test_no_region_from_the_instance_for_the_container(environ, imds, region_of):
     with Container() as container:
         environ["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = container.url + "/credentials"
