@@ -518,14 +518,14 @@ def test_not_tried_again_when_an_answer_has_begun(fault, call, runtime):
     assert len(runtime.requests) == 1
 
 
-@pytest.mark.parametrize("fault, says", cases([
-    ("no answer", fake_aws.hang, r"no answer within 0\.2 s"),
-    ("busy for longer", answer(503, headers=[("Retry-After", "9")]), "503"),
+@pytest.mark.parametrize("fault, timeout, says", cases([
+    ("no answer", fake_aws.hang, 0.2, r"no answer within 0\.2 s"),
+    ("busy for longer", answer(503, headers=[("Retry-After", "9")]), 8, "503"),
 ]))
-def test_timeout(fault, says, call, runtime):
+def test_timeout(fault, timeout, says, call, runtime):
     runtime.faults += [fake_aws.Forever(fault)]
     with pytest.raises(bt.BedrockTokenError, match=says) as caught:
-        call(timeout=0.2)
+        call(timeout=timeout)
     assert TEXT not in everything_in(caught.value)
     assert len(runtime.requests) <= 1
 

@@ -30,7 +30,8 @@ ACCOUNT = "arn:aws:iam::123456789:role/"
 EARLIER = "2020-01-01T00:00:00Z"
 WEB = {"AWS_WEB_IDENTITY_TOKEN_FILE": "{home}/web", "AWS_ROLE_ARN": ACCOUNT + "Web"}
 FULL_URI = {"AWS_CONTAINER_CREDENTIALS_FULL_URI": "{container}/credentials"}
-IMDS = {"AWS_EC2_METADATA_DISABLED": "false"}
+# With more than its second for three attempts, on a machine that is busy.
+IMDS = {"AWS_EC2_METADATA_DISABLED": "false", "AWS_METADATA_SERVICE_TIMEOUT": "5"}
 
 
 class World:
