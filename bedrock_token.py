@@ -1253,19 +1253,14 @@ def _content_of(answer: _Answer, secrets: Iterable[str | None] = (), hint: str =
 
 # -------------------------------------------------------------------------- credential sources
 #
-# One function a source, all alike: it gives credentials if the source is configured, None if it is not, and
-# raises an error if it is configured and does not work. The table at the end says what each is called.
-# AWS's page leads to a page for each:
-# https://docs.aws.amazon.com/sdkref/latest/guide/standardized-credentials.html
+# One function a source: credentials if it is configured, None if it is not, an error if it does not work.
+# https://docs.aws.amazon.com/sdkref/latest/guide/standardized-credentials.html leads to AWS's page for each.
 
-_CACHE_PATIENCE = 2.0  # seconds that another process may take to rewrite a file
 _PROGRAM_TIMEOUT = 60.0  # seconds
 _KEYS = ("AccessKeyId", "SecretAccessKey", "SessionToken")
-_SSO_CLIENT = ("clientId", "clientSecret", "refreshToken")
 # Where container credentials may be asked for without TLS; other spellings of an address are refused.
-_CONTAINER_HOSTS = (
-    r"localhost|127(\.(\d|[1-9]\d|1\d\d|2[0-4]\d|25[0-5])){3}|::1|169\.254\.170\.23?|fd00:ec2::23"
-)
+_OCTET = r"(\d|[1-9]\d|1\d\d|2[0-4]\d|25[0-5])"
+_CONTAINER_HOSTS = rf"localhost|127(\.{_OCTET}){{3}}|::1|169\.254\.170\.23?|fd00:ec2::23"
 
 
 def _named(credentials: Credentials, source: str) -> Credentials:
@@ -1279,11 +1274,10 @@ def _first_of(settings: _Settings, profile: _Profile, sources: Iterable[Source])
         name = name.replace("profile", f"profile {profile.name}")
         settings.found, found = "not set", None
         try:
+            values = [settings.variable(key) if key.isupper() else profile[key] for key in configured_by]
             if profile.given and name.startswith("environment"):
                 settings.found = "skipped: a profile is named"
-            elif not configured_by or any(
-                settings.variable(key) if key.isupper() else profile[key] for key in configured_by
-            ):
+            elif any(values) or not configured_by:
                 found = find(settings, profile)
         except CredentialsError as error:
             raise CredentialsError(f"{name}: {error.message}", error.hint) from error
@@ -1296,15 +1290,16 @@ def _first_of(settings: _Settings, profile: _Profile, sources: Iterable[Source])
 
 
 def _time_of(value: object) -> datetime | None:
-    """The time in an RFC 3339 string or what comes near, or in milliseconds since 1970; else None."""
+    """From text, RFC 3339 or close to it, or seconds since 1970; from a number, milliseconds. Else None."""
+    if isinstance(value, datetime):
+        return value
     try:
-        if isinstance(value, int):
-            return datetime.fromtimestamp(value / 1000, timezone.utc)
-        text = value.strip() if isinstance(value, str) else ""
+        text = str(value).strip()
+        if text.isascii() and text.isdigit():
+            return datetime.fromtimestamp(int(text) / (1000 if isinstance(value, int) else 1), timezone.utc)
         zone = text[19:].lstrip(".0123456789")  # without the fraction: Python 3.9 reads only some of them
         zone = "+00:00" if zone in ("Z", "UTC", "") else f"{zone[:3]}:{zone[-2:]}"  # some tools write +0000
-        moment = datetime.fromisoformat(text[:19] + zone).astimezone(timezone.utc)
-        return moment if len(text) >= 19 else None
+        return datetime.fromisoformat(f"{text[:10]}T{text[11:19]}{zone}").astimezone(timezone.utc)
     except (ValueError, OverflowError, OSError):
         return None
 
@@ -1315,122 +1310,99 @@ def _rfc3339(moment: datetime) -> str:
 
 def _seconds_left(settings: _Settings, ends: object) -> float:
     """How long it is until then; 0 if that is no time."""
-    moment = ends if isinstance(ends, datetime) else _time_of(ends)
-    return (moment - settings.now()).total_seconds() if moment else 0.0
+    return ((_time_of(ends) or settings.now()) - settings.now()).total_seconds()
 
 
-def _checked(settings: _Settings, keys: dict[str, Any], ends: datetime | None) -> Credentials:
-    """`keys` are access key id, secret access key and session token, in this order, by their names."""
-    id_name, secret_name, token_name = keys
-    missing = [name for name in (id_name, secret_name) if not keys[name]]
+def _checked(settings: _Settings, given: dict[str, Any], required: int = 2) -> Credentials:
+    """`given`: by name, key id, secret, session token, expiration; the first `required` must not be empty."""
+    missing = [name for name in list(given)[:required] if not given[name]]
     if missing:
         raise CredentialsError(f"{' and '.join(missing)} missing")
-    for name, value in keys.items():
-        no_key_id = name == id_name and not str(value).replace("_", "x").isalnum()
-        if value and not _is_plain(value) or no_key_id:
-            raise CredentialsError(f"{name} has blanks, quotes or other characters that no key has")
+    (id_name, key_id), (_, secret), (_, session_token), (end_name, end) = given.items()
+    wrong = [name for name, key in list(given.items())[:3] if key and not _is_plain(key)]
+    if wrong or not key_id.replace("_", "x").isalnum():
+        name = wrong[0] if wrong else id_name
+        raise CredentialsError(f"{name} has blanks, quotes or other characters that no key has")
+    ends = _time_of(end)
+    if end and not ends:
+        raise CredentialsError(f"{end_name} is not a time")
     if ends and ends <= settings.now():
         raise CredentialsError(f"the credentials have expired already, at {ends.isoformat()}")
-    return Credentials(keys[id_name], keys[secret_name], keys[token_name], ends)
+    return Credentials(key_id, secret, session_token, ends)
 
 
-def _from_document(settings: _Settings, document: Any, *, temporary: bool = True) -> Credentials:
+def _from_document(settings: _Settings, document: Any, required: int = 4) -> Credentials:
     """Credentials from any service's document; their field names differ only in case and in two names."""
-    fields = {name.lower(): value for name, value in document.items()} if isinstance(document, dict) else {}
-    keys = {name: fields.get(name.lower()) for name in _KEYS}
-    keys["SessionToken"] = keys["SessionToken"] or fields.get("token")
-    expiration = fields.get("expiration") or fields.get("expiresat")
-    ends = _time_of(expiration)
-    if expiration and not ends:
-        raise CredentialsError("the expiration of the credentials is not a time")
-    if temporary and not (ends and keys["SessionToken"]):
-        raise CredentialsError("SessionToken or Expiration missing in the answer")
-    return _checked(settings, keys, ends)
+    others = {"Token": "SessionToken", "expiresAt": "Expiration"}
+    fields: dict[str, Any] = document if isinstance(document, dict) else {}
+    fields = {others.get(name, name).lower(): value for name, value in fields.items()}
+    return _checked(settings, {name: fields.get(name.lower()) for name in (*_KEYS, "Expiration")}, required)
 
 
 def _from_environment(settings: _Settings, _: _Profile) -> Credentials | None:
-    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-    keys = {name: settings.variable(name) for name in names}
-    expiration = settings.variable("AWS_CREDENTIAL_EXPIRATION")
-    ends = _time_of(expiration)
-    if expiration and not ends:
-        raise CredentialsError("AWS_CREDENTIAL_EXPIRATION is not a time")
-    return _checked(settings, keys, ends)
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_CREDENTIAL_EXPIRATION")
+    return _checked(settings, {name: settings.variable(name) for name in names})
 
 
 def _from_static_keys(settings: _Settings, profile: _Profile) -> Credentials | None:
     names = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
-    keys = {name: profile[name] for name in names}
-    # What tools write beside temporary keys, in any form.
-    common = ("aws_session_expiration", "aws_credential_expiration", "aws_expiration")
-    notes = [profile[name] for name in ("x_security_token_expires", *common, "expiration")]
-    ends = [_time_of(int(note[:20]) * 1000 if note.isascii() and note.isdigit() else note) for note in notes]
-    return _checked(settings, keys, min(filter(None, ends), default=None))
+    notes = ("x_security_token_expires", "aws_session_expiration", "aws_credential_expiration",
+             "aws_expiration", "expiration")  # how tools note the end of temporary keys
+    times = filter(None, [_time_of(profile[note]) for note in notes])
+    given = {name: profile[name] for name in names}
+    return _checked(settings, {**given, "expiration": min(times, default=None)})
 
 
-def _output_of(program: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, bytes]:
+def _output_of(program: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
     """A program's stdout, and the beginning of its stderr, which a terminal shows: it may ask something."""
-    import selectors
-    output, said = bytearray(), b""
-    terminal = sys.stderr and sys.stderr.isatty()
-    with selectors.DefaultSelector() as selector:
-        for pipe in (program.stdout, program.stderr):
-            selector.register(pipe, selectors.EVENT_READ)  # type: ignore[arg-type]
-        while selector.get_map():
-            for key, _ in selector.select(max(deadline - time.monotonic(), 0)):
+    from selectors import EVENT_READ, DefaultSelector
+    if os.name == "nt":  # where one cannot wait for several pipes
+        return program.communicate(timeout=_PROGRAM_TIMEOUT)
+
+    deadline = time.monotonic() + _PROGRAM_TIMEOUT
+    output, said = bytearray(), bytearray()
+    with program.stdout as stdout, program.stderr as stderr, DefaultSelector() as selector:  # type: ignore
+        selector.register(stdout, EVENT_READ, output)
+        selector.register(stderr, EVENT_READ, said)
+        while selector.get_map() and time.monotonic() < deadline:
+            for key, _ in selector.select(deadline - time.monotonic()):
                 piece = os.read(key.fd, 65536)
+                key.data.extend(piece)
                 if not piece:
                     selector.unregister(key.fileobj)
-                elif key.fileobj is program.stdout:
-                    output += piece
-                else:
-                    said = (said + piece)[:1000]
-                    if terminal:
-                        os.write(sys.stderr.fileno(), piece)
-            if time.monotonic() >= deadline:
-                raise TimeoutError(f"it did not end within {_PROGRAM_TIMEOUT:g} s")
+                elif key.data is said and sys.stderr and sys.stderr.isatty():
+                    os.write(sys.stderr.fileno(), piece)
+            del said[1000:]
             if len(output) > _CREDENTIAL_LIMIT:
                 raise OSError(f"it printed more than {_CREDENTIAL_LIMIT // 1024} KiB")
-    return bytes(output), said
+    program.wait(max(deadline - time.monotonic(), 0))
+    return bytes(output), bytes(said)
 
 
 def _run(settings: _Settings, command: str | list[str], name: str) -> Credentials:
     """Credentials from what a program prints, run without a shell."""
     import subprocess
-    pipe, deadline = subprocess.PIPE, time.monotonic() + _PROGRAM_TIMEOUT
+    problem, program, pipe = "", None, subprocess.PIPE
     try:
         program = subprocess.Popen(command, env=dict(settings.environ), stdout=pipe, stderr=pipe)
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise CredentialsError(f"the program {name} cannot be started: {why}") from error
-
-    problem = ""
-    try:
-        if os.name == "nt":  # where one cannot wait for several pipes
-            output, said = program.communicate(timeout=_PROGRAM_TIMEOUT)
-        else:
-            output, said = _output_of(program, deadline)
-        program.wait(max(deadline - time.monotonic(), 0))
+        output, said = _output_of(program)
+        if program.returncode:
+            first_line = said.decode("utf-8", "replace").strip().partition("\n")[0]
+            problem = f"it ended with status {program.returncode}: {_quoted(first_line, (), 300)}"
     except subprocess.TimeoutExpired:
         problem = f"it did not end within {_PROGRAM_TIMEOUT:g} s"
-    except OSError as error:
-        problem = str(error)
+    except (OSError, ValueError) as error:
+        problem = str(getattr(error, "strerror", None) or error)
     finally:
-        program.kill()
-        program.wait()
-        for end in (program.stdout, program.stderr):
-            if end and os.name != "nt":  # where somebody else may still be reading it
-                end.close()
-
-    if not problem and program.returncode:
-        first_line = _quoted(said.decode("utf-8", "replace").strip().partition("\n")[0], (), 300)
-        problem = f"it ended with status {program.returncode}: {first_line}"
+        if program:
+            program.kill()
+            program.wait()
     if problem:  # raised here, since the errors above may hold what it printed
         raise CredentialsError(f"the program {name} cannot be used: {problem}")
     document = _json_object(output)
     if document.get("Version") != 1:
         raise CredentialsError("the program's answer is not of Version 1")
-    return _from_document(settings, document, temporary=False)
+    return _from_document(settings, document, required=2)
 
 
 def _from_process(settings: _Settings, profile: _Profile) -> Credentials | None:
@@ -1440,31 +1412,27 @@ def _from_process(settings: _Settings, profile: _Profile) -> Credentials | None:
     return _run(settings, command if os.name == "nt" else words, words[0])
 
 
-def _read_cache(path: str) -> dict[str, Any] | None:
-    """The JSON object in a file of the AWS CLI's, or None. Waits while somebody rewrites the file."""
-    deadline = time.monotonic() + _CACHE_PATIENCE
+def _read_cache(path: str, good: Callable[[dict[str, Any]], bool] = lambda _: True) -> dict[str, Any]:
+    """The JSON object in a file of the AWS CLI's. Waits while another process writes it, or a good one."""
+    deadline = time.monotonic() + 2.0
     while True:
         text = _read_file(path)
-        document = None if text is None else _parse_json(text)
-        if text is None or isinstance(document, dict):
+        if text is None:
+            raise CredentialsError("nobody has signed in")
+        document = _parse_json(text)
+        if isinstance(document, dict) and good(document):
             return document
         if time.monotonic() >= deadline:
             raise CredentialsError(f"{path} is damaged: it is not a JSON object")
         time.sleep(0.05)
 
 
-def _replace_cache(
-    path: str, old: dict[str, Any], make: Callable[[dict[str, Any]], dict[str, Any]]
-) -> dict[str, Any]:
-    """Replace a file of the AWS CLI's by what `make` gives for `old`, in one step and for its owner alone.
-
-    A disk that is full or read-only is known before `make` spends anything: the temporary file is long enough
-    from the beginning. What has been made is good even if it cannot be kept.
-    """
+def _replace_cache(path: str, old: dict[str, Any], make: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    """Replace a file of the AWS CLI's by what `make` gives for `old`, in one step and for its owner alone."""
     import json
     from contextlib import suppress
     target = os.path.realpath(path)  # a link stays one
-    temporary = f"{target}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
+    temporary = f"{target}.{os.urandom(8).hex()}.tmp"
 
     def write(name: str, text: str) -> None:
         with open(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
@@ -1472,9 +1440,10 @@ def _replace_cache(
         os.chmod(name, 0o600)  # whatever the umask says
 
     try:
+        # A disk that is full or read-only is noticed before `make` spends anything.
         write(temporary, " " * (len(json.dumps(old)) + 16384))
         new = make(old)
-        with suppress(OSError):
+        with suppress(OSError):  # what has been made is good even if it cannot be kept
             write(temporary, json.dumps(new))
             for _ in range(20):
                 with suppress(PermissionError):  # on Windows, where another program has the file open
@@ -1491,124 +1460,91 @@ def _replace_cache(
 
 
 def _from_login_session(settings: _Settings, profile: _Profile) -> Credentials | None:
-    """What `aws login` left, https://docs.aws.amazon.com/cli/latest/userguide/cli-configure-sign-in.html
-
-    Renewing it needs a proof by elliptic curve, which the standard library cannot make; the AWS CLI can, and
-    does so when less than 5 minutes are left.
-    """
+    """What `aws login` left. The AWS CLI renews it, when it would itself: that takes elliptic curves."""
     import shutil
-    folder = settings.path(settings.variable("AWS_LOGIN_CACHE_DIRECTORY") or "~/.aws/login/cache")
+    from contextlib import suppress
+    folder = settings.variable("AWS_LOGIN_CACHE_DIRECTORY") or "~/.aws/login/cache"
     name = hashlib.sha256(profile["login_session"].encode("utf-8")).hexdigest()
-    left, keys = 0.0, None
+    cached = None
     try:
-        cache = _read_cache(os.path.join(folder, f"{name}.json"))
-        if cache is None:
-            raise CredentialsError("nobody has signed in")
-        keys = cache.get("accessToken")
-        left = _seconds_left(settings, keys.get("expiresAt")) if isinstance(keys, dict) else 0.0
-        if left >= 300:
-            return _from_document(settings, keys)
-        program = shutil.which("aws", path=settings.environ.get("PATH"))
-        if program is None:
-            raise CredentialsError("the session has expired, and there is no AWS CLI to renew it")
+        cache = _read_cache(settings.path(os.path.join(folder, f"{name}.json")))
+        with suppress(CredentialsError):  # they may have ended
+            cached = _from_document(settings, cache.get("accessToken"))
+        if cached and _seconds_left(settings, cached.expiration) >= 300:
+            return cached
+        program = shutil.which("aws", path=settings.environ.get("PATH")) or "aws"
         export = ["configure", "export-credentials", "--profile", profile.name, "--format", "process"]
         return _run(settings, [program, *export], program)
     except CredentialsError as error:
-        if 0 < left < 300:
-            return _from_document(settings, keys)
-        message, hint = error.message, f"run: aws login --profile {profile.name}"
-        if "status 2: usage" in message:
-            message = "the session has expired, and the AWS CLI on PATH is version 1"
-            hint += ", with AWS CLI version 2"
-        raise CredentialsError(message, hint) from error
-
-
-def _renewed_sso_token(settings: _Settings, cache: dict[str, Any], region: str) -> dict[str, Any]:
-    """What a session's cache file holds once it is renewed. Its refresh token is spent by being sent.
-
-    https://docs.aws.amazon.com/singlesignon/latest/OIDCAPIReference/API_CreateToken.html
-    """
-    import json
-    client = {name: cache[name] for name in _SSO_CLIENT}
-    request = json.dumps({"grantType": "refresh_token", **client}).encode("utf-8")
-    url = f"{_endpoint(settings, 'sso_oidc', region)}/token"
-    headers = [("Content-Type", "application/json")]
-    answer = _send(settings, "POST", url, headers=headers, body=request, resend=False)
-    document = _json_object(_content_of(answer, client.values()))
-    token, seconds, refresh = map(document.get, ("accessToken", "expiresIn", "refreshToken"))
-    if not _is_plain(token) or not isinstance(seconds, int) or not 0 < seconds < 10**9:
-        raise CredentialsError("accessToken or expiresIn missing in the answer")
-    ends = _rfc3339(settings.now() + timedelta(seconds=seconds))
-    kept = {"refreshToken": refresh} if isinstance(refresh, str) and refresh else {}
-    return {**cache, "accessToken": token, "expiresAt": ends, **kept}
+        if cached:
+            return cached
+        hint = f"run: aws login --profile {profile.name}"
+        if "status 2: usage" in error.message:
+            hint += ", with AWS CLI version 2: the one on PATH is version 1"
+        raise CredentialsError(error.message, hint) from error
 
 
 def _sso_access_token(settings: _Settings, session: str, start_url: str, region: str) -> str:
     """The access token of a session the AWS CLI has signed in, renewed if it is about to end and can be."""
+    import json
     from contextlib import suppress
     name = hashlib.sha1((session or start_url).encode("utf-8"), usedforsecurity=False).hexdigest()
-    path = os.path.join(settings.path("~/.aws/sso/cache"), f"{name}.json")
+    path = settings.path(f"~/.aws/sso/cache/{name}.json")
+    cache = _read_cache(path)
+    client = {name: cache.get(name) for name in ("clientId", "clientSecret", "refreshToken")}
 
-    def seconds_left(cache: dict[str, Any]) -> float:
+    def left(cache: dict[str, Any]) -> float:
         return _seconds_left(settings, cache.get("expiresAt")) if _is_plain(cache.get("accessToken")) else 0.0
 
-    cache = _read_cache(path)
-    if cache is None:
-        raise CredentialsError("nobody has signed in")
-    client = [cache.get(name) for name in _SSO_CLIENT]
-    renewable = session and all(isinstance(value, str) and value for value in client)
-    registered = _seconds_left(settings, cache.get("registrationExpiresAt")) > 0
-    if renewable and registered and seconds_left(cache) < 15 * 60:
+    # https://docs.aws.amazon.com/singlesignon/latest/OIDCAPIReference/API_CreateToken.html
+    def renewed(old: dict[str, Any]) -> dict[str, Any]:
+        url = f"{_endpoint(settings, 'sso_oidc', region)}/token"
+        body = json.dumps({"grantType": "refresh_token", **client}).encode("utf-8")
+        headers = [("Content-Type", "application/json")]
+        answer = _send(settings, "POST", url, headers=headers, body=body, resend=False)  # spent when sent
+        document = _json_object(_content_of(answer, client.values()))
+        token, seconds, refresh = map(document.get, ("accessToken", "expiresIn", "refreshToken"))
+        if not _is_plain(token) or not isinstance(seconds, int) or not 0 < seconds < 10**9:
+            raise CredentialsError("accessToken or expiresIn missing in the answer")
+        new = {"accessToken": token, "expiresAt": _rfc3339(settings.now() + timedelta(seconds=seconds))}
+        return {**old, **new, "refreshToken": refresh if _is_plain(refresh) else old["refreshToken"]}
+
+    renewable = session and all(map(_is_plain, client.values()))
+    if renewable and left(cache) < 900 and _seconds_left(settings, cache.get("registrationExpiresAt")) > 0:
         try:
-            cache = _replace_cache(path, cache, lambda old: _renewed_sso_token(settings, old, region))
+            cache = _replace_cache(path, cache, renewed)
         except CredentialsError as error:
-            # Another process may have been first, which ends our token: its file is there, or soon will be.
-            spent = "invalid_grant" in error.message or "InvalidGrantException" in error.message
-            deadline = time.monotonic() + (_CACHE_PATIENCE if spent else 0.0)
-            while True:
-                with suppress(CredentialsError):  # it may be damaged
-                    cache = max(_read_cache(path) or {}, cache, key=seconds_left)
-                if seconds_left(cache) > 0:
-                    break
-                if time.monotonic() >= deadline:
-                    raise
-                time.sleep(0.05)
-    if seconds_left(cache) <= 0:
+            # Another process may have spent the refresh token: what it got for it is there, or soon will be.
+            if "invalidgrant" in error.message.replace("_", "").lower():
+                with suppress(CredentialsError):
+                    cache = _read_cache(path, lambda other: left(other) > 0)
+            if left(cache) <= 0:
+                raise
+    if left(cache) <= 0:
         raise CredentialsError("the session has expired")
     return str(cache["accessToken"])
 
 
 def _from_sso(settings: _Settings, profile: _Profile) -> Credentials | None:
-    """IAM Identity Center."""
+    """IAM Identity Center. What the profile does not say, its sso-session says."""
     from urllib.parse import urlencode
-    # 1. What the profile does not say, its session says.
     names = ("sso_account_id", "sso_role_name", "sso_region", "sso_start_url")
-    values = {name: profile[name] for name in names}
     file, session = settings.files.config, profile["sso_session"]
     section = settings.files.section("sso-session", session) if session else {}
     if section is None:
         raise CredentialsError(f"the sso-session {session} is not in {file}")
-    for name in names:
-        value = section.get(name, values[name])
-        if values[name] not in ("", value):
-            raise CredentialsError(f"{name} in the profile and in sso-session {session} differ")
-        values[name] = value if isinstance(value, str) else ""
-    missing = [name for name, value in values.items() if not value]
-    if missing:
-        raise CredentialsError(f"{', '.join(missing)} missing in {file}")
-    account_id, role_name, region, start_url = values.values()
-    try:
-        region = _region_name(region)
-    except ValueError as error:
-        raise CredentialsError(f"sso_region: {error}") from None
+    values = {name: profile[name] or str(section.get(name, "")) for name in names}
+    wrong = [name for name, value in values.items() if not value or section.get(name, value) != value]
+    if wrong:
+        raise CredentialsError(f"{', '.join(wrong)} missing in {file}, or not as in the sso-session")
+    region = _region_name(values["sso_region"])
 
-    # 2. The session gives an access token, and that the role's credentials.
     hint = f"run: aws sso login --profile {profile.name}"
     try:
-        token = _sso_access_token(settings, session, start_url, region)
+        token = _sso_access_token(settings, session, values["sso_start_url"], region)
     except CredentialsError as error:
         raise CredentialsError(error.message, hint) from error
-    query = urlencode({"role_name": role_name, "account_id": account_id})
+    query = urlencode({"role_name": values["sso_role_name"], "account_id": values["sso_account_id"]})
     url = f"{_endpoint(settings, 'sso', region)}/federation/credentials?{query}"
     answer = _send(settings, "GET", url, headers=[("x-amz-sso_bearer_token", token)])
     content = _content_of(answer, [token], f"if the session has ended, {hint}")

@@ -154,10 +154,10 @@ BROKEN_SETTINGS = [
     ("legacy without a role", LEGACY.replace("sso_role_name = Dev\n", ""), ["sso_role_name"]),
     ("missing session", IN_SESSION, ["corp"]),
     ("session with another region", SESSION + IN_SESSION + "sso_region = eu-west-1\n",
-     ["sso_region", "corp"]),
+     ["sso_region", "sso-session"]),
     ("session with another start URL", SESSION + IN_SESSION + "sso_start_url = https://x.test\n",
-     ["sso_start_url", "corp"]),
-    ("malformed region", LEGACY.replace("us-east-1", "evil.example.com/"), ["sso_region"]),
+     ["sso_start_url", "sso-session"]),
+    ("malformed region", LEGACY.replace("us-east-1", "evil.example.com/"), ["evil.example.com", "region"]),
 ]
 
 
