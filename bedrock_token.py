@@ -1348,9 +1348,8 @@ def _from_static_keys(settings: _Settings, profile: _Profile) -> Credentials | N
     names = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
     notes = ("x_security_token_expires", "aws_session_expiration", "aws_credential_expiration",
              "aws_expiration", "expiration")  # how tools note the end of temporary keys
-    times = filter(None, [_time_of(profile[note]) for note in notes])
-    given = {name: profile[name] for name in names}
-    return _checked(settings, {**given, "expiration": min(times, default=None)})
+    ends = min(filter(None, [_time_of(profile[note]) for note in notes]), default=None)
+    return _checked(settings, {**{name: profile[name] for name in names}, "expiration": ends})
 
 
 def _output_of(program: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
@@ -1364,7 +1363,7 @@ def _output_of(program: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
     with program.stdout as stdout, program.stderr as stderr, DefaultSelector() as selector:  # type: ignore
         selector.register(stdout, EVENT_READ, output)
         selector.register(stderr, EVENT_READ, said)
-        while selector.get_map() and time.monotonic() < deadline:
+        while selector.get_map():
             for key, _ in selector.select(deadline - time.monotonic()):
                 piece = os.read(key.fd, 65536)
                 key.data.extend(piece)
@@ -1375,6 +1374,8 @@ def _output_of(program: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
             del said[1000:]
             if len(output) > _CREDENTIAL_LIMIT:
                 raise OSError(f"it printed more than {_CREDENTIAL_LIMIT // 1024} KiB")
+            if time.monotonic() >= deadline:
+                raise TimeoutError
     program.wait(max(deadline - time.monotonic(), 0))
     return bytes(output), bytes(said)
 
@@ -1389,7 +1390,7 @@ def _run(settings: _Settings, command: str | list[str], name: str) -> Credential
         if program.returncode:
             first_line = said.decode("utf-8", "replace").strip().partition("\n")[0]
             problem = f"it ended with status {program.returncode}: {_quoted(first_line, (), 300)}"
-    except subprocess.TimeoutExpired:
+    except (TimeoutError, subprocess.TimeoutExpired):
         problem = f"it did not end within {_PROGRAM_TIMEOUT:g} s"
     except (OSError, ValueError) as error:
         problem = str(getattr(error, "strerror", None) or error)
@@ -1440,8 +1441,7 @@ def _replace_cache(path: str, old: dict[str, Any], make: Callable[..., dict[str,
         os.chmod(name, 0o600)  # whatever the umask says
 
     try:
-        # A disk that is full or read-only is noticed before `make` spends anything.
-        write(temporary, " " * (len(json.dumps(old)) + 16384))
+        write(temporary, " " * (len(json.dumps(old)) + 16384))  # a full disk fails here, not after `make`
         new = make(old)
         with suppress(OSError):  # what has been made is good even if it cannot be kept
             write(temporary, json.dumps(new))
