@@ -2552,12 +2552,13 @@ def converse_stream(
 _OPENAI_PATHS = {"bedrock-runtime": "/openai/v1", "bedrock": "", "bedrock-mantle": "/v1"}
 _BODY_LIMIT = 64 * 1024 * 1024  # bytes
 _CLIENT_PATIENCE = 60.0  # seconds for a client to send a request, the pause before it included
-_UPSTREAM_PATIENCE = 3600.0  # seconds for an answer, and between its pieces: how long to wait is the client's
-_HOP_BY_HOP = frozenset((
-    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te",
-    "trailer", "transfer-encoding", "upgrade",
+_UPSTREAM_PATIENCE = 3600.0  # seconds for an answer, and between its pieces
+# What belongs to one connection, shows who the client is, or is written anew.
+_NOT_PASSED_ON = frozenset((
+    "authorization", "connection", "content-length", "cookie", "expect", "host", "keep-alive",
+    "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding",
+    "upgrade", "x-api-key",
 ))
-_NOT_SENT_ON = _HOP_BY_HOP | {"authorization", "x-api-key", "cookie", "host", "content-length", "expect"}
 
 
 class _Refused(Exception):
@@ -2568,31 +2569,29 @@ def _given_key(headers: Message) -> str:
     """The key that the client gives, once: as a bearer, an API key, or the key id of AWS's signature."""
     import re
     keys = [f"Bearer {key}" for key in headers.get_all("x-api-key", [])]
-    given = [*headers.get_all("Authorization", []), *keys]
-    form = rf"(?i:Bearer)\s+(\S+)\s*|{_ALGORITHM}\s+Credential=([^/]+)/.*"
-    found = re.fullmatch(form, given[0], re.DOTALL) if len(given) == 1 else None
-    return found[found.lastindex or 0] if found else ""
+    given = "\n".join([*headers.get_all("Authorization", []), *keys])
+    found = re.fullmatch(rf"(?i:Bearer)[ \t]+(\S+)\s*|{_ALGORITHM}[ \t]+Credential=([^/\n]+)/.*", given)
+    return (found[1] or found[2]) if found else ""
 
 
-def _target_of(handler: BaseHTTPRequestHandler, key: str, our_hosts: list[str]) -> str:
+def _target_of(handler: BaseHTTPRequestHandler, key: str) -> str:
     """The path that a request asks for, if all of its head is as it should be."""
+    import re
     from urllib.parse import unquote
-    headers = handler.headers
+    headers, port = handler.headers, handler.connection.getsockname()[1]
     host = ",".join(headers.get_all("Host", [])).lower()
     text = "".join([part for header in headers.items() for part in header])
     plain = all(map(_is_plain, headers)) and text.replace("\t", "").isprintable()
     target = handler.requestline.split()[1]  # handler.path has been tidied up
-    dots = {".", ".."} & set(map(unquote, target.partition("?")[0].split("/")))
-    sane = _is_target(target) and target[:2] != "//" and not dots
+    odd = re.search(r"^//|/\.\.?(/|$)", unquote(target.partition("?")[0]))
     for wrong, status, why in (
-        (handler.command in ("OPTIONS", "CONNECT", "TRACE"), 501, "this method is not for the proxy"),
         (len(text) > 65536, 431, "the headers are too long"),
-        (headers.defects or not plain, 400, "the headers are damaged"),
-        (host not in our_hosts, 421, "the Host header names another server"),
+        (headers.defects or not plain or handler.request_version == "HTTP/0.9", 400, "the head is damaged"),
+        (host not in (f"127.0.0.1:{port}", f"localhost:{port}"), 421, "the Host header is another server's"),
         ("Origin" in headers or "Sec-Fetch-Site" in headers, 403, "this proxy is not for browsers"),
-        (not hmac.compare_digest(_given_key(headers).encode("utf-8"), key.encode("utf-8")), 401,
+        (not hmac.compare_digest(_given_key(headers).encode(), key.encode()), 401,
          "the key is not the BEDROCK_TOKEN_PROXY_KEY of this proxy"),
-        (not sane or handler.request_version == "HTTP/0.9", 400, "the target is not a plain path"),
+        (odd or not _is_target(target), 400, "the target is not a plain path"),
     ):
         if wrong:
             raise _Refused(status, why)
@@ -2618,90 +2617,87 @@ def _chunked_body(file: io.BufferedReader) -> bytes:
 
 def _request_body(handler: BaseHTTPRequestHandler) -> bytes | None:
     """The body of a request, which must leave no doubt about its length; None if there is none."""
+    import re
     lengths = handler.headers.get_all("Content-Length", [])
     codings = handler.headers.get_all("Transfer-Encoding", [])
-    sane = all(length.isascii() and length.isdigit() for length in lengths)
-    if not sane or len(lengths) + len(codings) > 1 or any(coding.lower() != "chunked" for coding in codings):
+    is_sane = re.compile("[0-9]+" if lengths else "(?i:chunked)").fullmatch
+    if len(lengths + codings) > 1 or not all(map(is_sane, lengths + codings)):
         raise _Refused(400, "the length of the body is in doubt")
+    if codings:
+        return _chunked_body(handler.rfile)  # type: ignore[arg-type]
+
     length = int(lengths[0][:12]) if lengths else 0
     if length > _BODY_LIMIT:
         raise _Refused(413, "the body has more than 64 MiB")
-
-    if handler.headers.get("Expect", "").lower() == "100-continue":
-        handler.send_response_only(100)
-        handler.end_headers()
-    body = _chunked_body(handler.rfile) if codings else handler.rfile.read(length)  # type: ignore[arg-type]
+    body = handler.rfile.read(length)
     if len(body) < length:
         raise _Refused(400, "the body is cut off")
-    return body if lengths or codings else None
+    return body if lengths else None
 
 
 def _forward(
     settings: _Settings, provider: TokenProvider, url: str, handler: BaseHTTPRequestHandler
-) -> tuple[_Answer, bytes | None]:
-    """The upstream's answer, with a token that is valid now; and its body, where that had to be read."""
+) -> tuple[_Answer, Iterable[bytes]]:
+    """The upstream's answer, with a token that is valid now, and the pieces of its body."""
     body = _request_body(handler)
     listed = ",".join(handler.headers.get_all("Connection", [])).lower().split(",")
-    dropped = _NOT_SENT_ON.union(map(str.strip, listed))
+    dropped = _NOT_PASSED_ON.union(map(str.strip, listed))
     kept = [
         (name, value) for name, value in handler.headers.items()
         if name.lower() not in dropped and not name.lower().startswith("x-amz-")
     ]
-    token = provider()
-    for renewed in (False, True):
+    token, refused = provider(), ""
+    while True:
         answer = _send(
             settings, handler.command, url, headers=[("Authorization", f"Bearer {token}"), *kept], body=body,
             timeout=_UPSTREAM_PATIENCE, limit=None, attempts=1,
         )
         if answer.status != 403:
-            return answer, None
-        answer.read_all(_PAYLOAD_LIMIT)
-        if renewed or not _refusal(settings, answer, token, token.region)[1]:
-            break
-        current = provider()  # somebody else may have been refused before us
-        token = provider.renew() if current == token else current
-    return answer, answer.content
+            answer.patience = _UPSTREAM_PATIENCE
+            file = io.BufferedReader(answer, 65536)
+            return answer, iter(lambda: file.read1(65536), b"")
+        content = answer.read_all(_PAYLOAD_LIMIT)
+        if refused or not _refusal(settings, answer, token, token.region)[1]:
+            return answer, filter(None, [content])
+        refused, token = token, provider()
+        if token == refused:  # or somebody else was refused before us
+            token = provider.renew()
 
 
-def _pass_on(handler: BaseHTTPRequestHandler, answer: _Answer, content: bytes | None) -> None:
-    """The answer as it comes, byte for byte; where it breaks off, so does the client's connection."""
-    bodiless = handler.command == "HEAD" or answer.status in (204, 304)
-    counted = "Content-Length" in answer.headers and "Transfer-Encoding" not in answer.headers
-    chunked = not bodiless and not counted and handler.request_version == "HTTP/1.1"
+def _pass_on(handler: BaseHTTPRequestHandler, answer: _Answer, pieces: Iterable[bytes]) -> None:
+    """The answer as it comes, byte for byte; where it breaks off, the error ends the client's connection."""
+    endless = answer._response.length is None  # it ends where no more comes
+    dropped = _NOT_PASSED_ON if endless else _NOT_PASSED_ON - {"content-length"}
+    chunked = endless and handler.request_version == "HTTP/1.1"
     handler.send_response_only(answer.status, answer.reason)
     for name, value in answer.headers.items():
-        if name.lower() not in _HOP_BY_HOP and (counted or name.lower() != "content-length"):
+        if name.lower() not in dropped:
             handler.send_header(name, value)
     if chunked:
         handler.send_header("Transfer-Encoding", "chunked")
-    handler.close_connection |= not (bodiless or counted or chunked)
+    elif endless:
+        handler.send_header("Connection", "close")
     handler.end_headers()
-    answer.patience = _UPSTREAM_PATIENCE
-    file = io.BufferedReader(answer, 65536)
-    try:
-        for piece in (iter(lambda: file.read1(65536), b"") if content is None else [content]):
-            handler.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if chunked and piece else piece)
-        if chunked:
-            handler.wfile.write(b"0\r\n\r\n")
-    except (OSError, _NoAnswer):
-        handler.close_connection = True
-    finally:
-        answer.close()
+    for piece in pieces:
+        handler.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece)
+    if chunked:
+        handler.wfile.write(b"0\r\n\r\n")
 
 
 def _proxy_connection(
-    settings: _Settings, provider: TokenProvider, upstream: str, key: str, hosts: list[str]
+    settings: _Settings, provider: TokenProvider, upstream: str, key: str
 ) -> type[BaseHTTPRequestHandler]:
-    """What serves one client's connection, with the proxy's key and its names."""
+    """What serves one client's connection."""
     from http.server import BaseHTTPRequestHandler
 
     class Connection(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
+        error_message_format = "%(explain)s\n"
+        error_content_type = "text/plain; charset=utf-8"
 
         def setup(self) -> None:
             super().setup()
-            self.rfile.close()  # it would keep the socket open until it is collected
             self.link = _Link(self.connection, 0.0)
             self.rfile = self.link.makefile("rb")
 
@@ -2709,32 +2705,23 @@ def _proxy_connection(
             self.link.deadline = time.monotonic() + _CLIENT_PATIENCE
             super().handle_one_request()
 
-        def handle_expect_100(self) -> bool:
-            return True  # the client may go on once it is known who asks
-
         def log_message(self, *_: object) -> None:
             pass
 
         def __getattr__(self, name: str) -> Callable[[], None]:
-            if name.startswith("do_"):
-                return self.answer
-            raise AttributeError(name)
+            if name[:3] != "do_" or name[3:] in ("OPTIONS", "CONNECT", "TRACE"):
+                raise AttributeError(name)
+            return self.answer
 
         def answer(self) -> None:
             try:
-                url = upstream + _target_of(self, key, hosts)
-                answer, content = _forward(settings, provider, url, self)
+                answer, pieces = _forward(settings, provider, upstream + _target_of(self, key), self)
             except (_Refused, BedrockTokenError, OSError, ValueError) as error:
                 status, why = error.args if isinstance(error, _Refused) else (502, str(error))
-                text = (_printable(why, 2000) + "\n").encode("utf-8")
-                self.send_response_only(status)
-                self.send_header("Content-Type", "text/plain; charset=utf-8")
-                self.send_header("Content-Length", str(len(text)))
-                self.send_header("Connection", "close")  # a body left unread must not pass for a request
-                self.end_headers()
-                self.wfile.write(text)
+                self.send_error(status, explain=_printable(why, 2000))  # and close: a body may be unread
             else:
-                _pass_on(self, answer, content)
+                with answer:
+                    _pass_on(self, answer, pieces)
 
     return Connection
 
@@ -2745,49 +2732,42 @@ def _proxy_connection(
 
 _HELP = f"""\
 usage: python -m bedrock_token [options]                print a token
-       python -m bedrock_token COMMAND [options]        see --help
+       python -m bedrock_token COMMAND [options]        or --help, --version
 
 commands:
   exec -- COMMAND [ARG ...]    run a command with the token in its environment
-  proxy                        run a loopback proxy that adds a valid token to every request
+  proxy                        a loopback proxy that adds a valid token to each request
   inspect                      show what a token says, from stdin or the environment
   check                        ask Bedrock whether it accepts the token, and if not, why
-  converse --model ID [TEXT]   stream one answer to stdout; TEXT comes from stdin if it is not given
+  converse --model ID [TEXT]   stream one answer to TEXT, or to stdin's
 
-options, each with what it goes with:
-  --region, --profile          as for the AWS CLI; with all commands but inspect
-  -q, --quiet                  no notes on stderr, only errors; with all commands but inspect
+options, and what they go with:
+  --region, --profile          as for the AWS CLI; all commands but inspect
+  -q, --quiet                  no notes on stderr; all commands but inspect
   --expires-in TIME            3600, 90m, 12h (the default); printing, exec, proxy
   --service NAME               bedrock (the default) or aws-external-anthropic; printing, exec
-  --var NAME                   variable to set instead of {_BEARER_VARIABLE}; printing, exec
-  --format {{token,json,env,env-no-export,powershell,windows-cmd,fish}}   token by default; printing
-  --format {{text,json}}         text by default; inspect
-  --only-bedrock               remove AWS keys and profiles from the command's environment; exec
-  --model ID                   model or inference profile to ask; converse, check (one output token)
-  --timeout SECONDS            60 by default; check, converse
+  --var NAME                   instead of {_BEARER_VARIABLE}; printing, exec
+  --format {{token,json,env,env-no-export,powershell,windows-cmd,fish}}   printing
+  --format {{text,json}}         inspect
+  --only-bedrock               remove AWS keys and profiles from the environment; exec
+  --model ID, --timeout SECS   a model or inference profile, 60 by default; converse, check
   --port N                     8790 by default, 0 for any free port; proxy
   --endpoint NAME              bedrock-runtime (the default), bedrock or bedrock-mantle; proxy
-  -h, --help, --version
 
 examples:
-  python -m bedrock_token --region us-east-1 --expires-in 90m --profile dev
-  eval "$(python -m bedrock_token --format env)"            set it in this shell
-  python -m bedrock_token exec --only-bedrock -- claude     run a program with it
-  python -m bedrock_token proxy                             for programs that outlive a token
+  eval "$(python -m bedrock_token --expires-in 90m --format env)"
+  python -m bedrock_token exec --only-bedrock -- claude
   python -m bedrock_token | python -m bedrock_token inspect
-  python -m bedrock_token check --model us.amazon.nova-micro-v1:0
+  python -m bedrock_token check --region us-east-1 --profile dev
   echo "Why is the sky blue?" | python -m bedrock_token converse --model us.amazon.nova-micro-v1:0
 
 environment:
-  AWS_REGION, AWS_DEFAULT_REGION, AWS_PROFILE, AWS_ACCESS_KEY_ID, ...   as for the AWS CLI
+  AWS_REGION, AWS_PROFILE, AWS_ACCESS_KEY_ID, HTTPS_PROXY, ...   as for the AWS CLI
   {_BEARER_VARIABLE}   the token for inspect, check and converse, if it is set
-  HTTPS_PROXY, NO_PROXY, AWS_CA_BUNDLE, AWS_ENDPOINT_URL_...   how to reach AWS
 
 exit codes:
   0 done    1 failed, with the reason on stderr    2 wrong usage    130 interrupted
   exec: the command's own, 126 if it cannot be run, 127 if it is not found
-
-A token is a password: no command takes one as an argument or shows one in a message.
 """
 # Names, base64 and regions have no character that is special in one of these shells.
 _FORMATS = {
@@ -2797,8 +2777,8 @@ _FORMATS = {
 # How variables begin that could authenticate the command of exec in another way.
 _OTHER_CREDENTIALS = (
     "AWS_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_SECRET_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN",
-    "AWS_CREDENTIAL_FILE", "AWS_CREDENTIAL_EXPIRATION", "AWS_PROFILE", "AWS_DEFAULT_PROFILE",
-    "AWS_WEB_IDENTITY_", "AWS_ROLE_", "AWS_CONTAINER_", "AWS_BEARER_TOKEN_", "ANTHROPIC_AWS_API_KEY",
+    "AWS_CREDENTIAL_", "AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_WEB_IDENTITY_", "AWS_ROLE_",
+    "AWS_CONTAINER_", "AWS_BEARER_TOKEN_", "ANTHROPIC_AWS_API_KEY",
 )
 
 
@@ -2811,62 +2791,49 @@ def _note(text: str, usage: str = "") -> None:
 
 def _write(text: str) -> None:
     """To stdout at once; to pipes and files as UTF-8 with LF: a CR would become part of somebody's token."""
+    import contextlib
     if sys.stdout is None:
         raise OSError("stdout is closed")
     try:
         if hasattr(sys.stdout, "reconfigure"):
-            encoding = sys.stdout.encoding if sys.stdout.isatty() else "utf-8"
+            encoding = None if sys.stdout.isatty() else "utf-8"
             sys.stdout.reconfigure(encoding=encoding, newline="\n", errors="backslashreplace")
         sys.stdout.write(text)
         sys.stdout.flush()
     except OSError:  # a pipe without a reader, a full disk: do not try again at exit
-        try:
+        with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        except OSError:
-            pass
         raise
 
 
 def _read_stdin() -> str:
     """All of stdin: UTF-8, or UTF-16 with its byte order mark, as PowerShell writes it."""
     data = b"" if sys.stdin is None else sys.stdin.buffer.read()
-    wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
-    return data.decode("utf-16" if wide else "utf-8-sig", "replace")
-
-
-def _duration(seconds: float) -> str:
-    """As people say it: 2 d 1 h, 11 h 59 min, 5 min, 30 s."""
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (seconds, "s")]
-    first = next((at for at, (count, _) in enumerate(parts) if count), 3)
-    shown = parts[first:first + (2 if first < 2 else 1)]
-    return " ".join([f"{count} {unit}" for count, unit in shown if count or unit == "s"])
+    return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "replace")
 
 
 def _ask_on_terminal(serial: str) -> str:
-    import contextlib
     import getpass
     import warnings
-    unable = contextlib.suppress(getpass.GetPassWarning, EOFError, OSError)
-    with unable, warnings.catch_warnings():
-        warnings.simplefilter("error")  # it warns before it reads, and shows, what is no terminal
-        if os.name == "nt":
-            open("CONIN$").close()  # an OSError without a console, for whose keys it would wait for ever
-        return getpass.getpass(f"Code of the MFA device {serial}: ")
-    raise CredentialsError(f"the role asks for a code of the MFA device {serial}, and there is no terminal")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # it warns before it reads, and shows, what is no terminal
+            if os.name == "nt":
+                open("CONIN$").close()  # an OSError without a console, for whose keys it would wait for ever
+            return getpass.getpass(f"Code of the MFA device {serial}: ")
+    except (getpass.GetPassWarning, EOFError, OSError):
+        raise CredentialsError(f"no terminal to ask for a code of the MFA device {serial}") from None
 
 
-def _minted(options: Any) -> tuple[Token, Credentials]:
+def _minted(options: Any) -> tuple[Token, Credentials, timedelta]:
     credentials, region = _find(options.settings)
-    now = options.settings.now()
+    now = options.settings.now().replace(microsecond=0)
     token = _mint(credentials, region, options.expires_in, now, options.service)
-    left = (token.expiration - now).total_seconds()
-    if left < options.expires_in - 1 and not options.quiet:
-        ends = f"the token ends in {_duration(left)}, at {_rfc3339(token.expiration)}"
-        _note(f"note: {ends}, with the credentials it is made from ({credentials.source})")
-    return token, credentials
+    left = token.expiration - now
+    if left < timedelta(seconds=options.expires_in) and not options.quiet:
+        end = _rfc3339(token.expiration)
+        _note(f"note: the token ends in {left}, at {end}, with its credentials ({credentials.source})")
+    return token, credentials, left
 
 
 def _variables(options: Any, token: Token) -> dict[str, str]:
@@ -2874,43 +2841,32 @@ def _variables(options: Any, token: Token) -> dict[str, str]:
     return {**dict.fromkeys(names, str(token)), **dict.fromkeys(_REGION_VARIABLES, token.region)}
 
 
-def _json_text(document: dict[str, Any]) -> str:
-    import json
-    return json.dumps(document, indent=2) + "\n"
-
-
 def _print_token(options: Any) -> int:
-    token, credentials = _minted(options)
-    if options.format in _FORMATS:
-        variables = _variables(options, token).items()
-        text = "".join([_FORMATS[options.format].format(*variable) for variable in variables])
-    elif options.format == "json":
-        left = int((token.expiration - options.settings.now()).total_seconds())
-        text = _json_text({
+    token, made_from, left = _minted(options)
+    if options.format == "json":
+        import json
+        _write(json.dumps({
             "token": token, "token_type": "Bearer", "service": token.service, "region": token.region,
-            "expiration": _rfc3339(token.expiration), "expires_in": left, "source": credentials.source,
-        })
+            "expiration": _rfc3339(token.expiration), "expires_in": left.seconds, "source": made_from.source,
+        }, indent=2) + "\n")
+    elif options.format in _FORMATS:
+        variables = _variables(options, token).items()
+        _write("".join([_FORMATS[options.format].format(*variable) for variable in variables]))
     else:
-        text = f"{token}\n"
-    _write(text)
+        _write(f"{token}\n")
     return 0
 
 
 def _run_command(command: list[str], environ: dict[str, str]) -> int:
     """Become the command; on Windows, where no process can, wait for it and return its status."""
+    import signal
     if os.name == "nt":
         import shutil
         import subprocess
-        path = shutil.which(command[0], path=environ.get("PATH"))
-        if path is None:
-            raise FileNotFoundError
-        with subprocess.Popen([path, *command[1:]], env=environ) as child:
-            while True:
-                try:
-                    return child.wait()
-                except KeyboardInterrupt:
-                    pass  # the command gets it too, and decides
-    import signal
+        path = shutil.which(command[0], path=environ.get("PATH")) or command[0]
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command gets Ctrl-C too, and decides
+        return subprocess.call([path, *command[1:]], env=environ)
+
     # Python ignores these, and the command would inherit that.
     ignored = (signal.SIGPIPE, signal.SIGXFSZ)
     before = [signal.signal(number, signal.SIG_DFL) for number in ignored]
@@ -2922,79 +2878,60 @@ def _run_command(command: list[str], environ: dict[str, str]) -> int:
 
 
 def _exec(options: Any) -> int:
-    token, _ = _minted(options)
-    environ = dict(os.environ)
-    if options.only_bedrock:
-        environ = {name: value for name, value in environ.items() if not name.startswith(_OTHER_CREDENTIALS)}
+    token, *_ = _minted(options)
+    gone = _OTHER_CREDENTIALS if options.only_bedrock else ()
+    environ = {name: value for name, value in dict(os.environ).items() if not name.startswith(gone)}
     region = environ.get("AWS_DEFAULT_REGION") or token.region
     environ.update(_variables(options, token), AWS_DEFAULT_REGION=region)
-    if region != token.region and not options.quiet:
-        _note(f"note: AWS_DEFAULT_REGION is another region than that of the token, {token.region}")
     try:
         return _run_command(options.rest, environ)
+    except (FileNotFoundError, NotADirectoryError):
+        status, why = 127, "command not found"
     except (OSError, ValueError) as error:
-        missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
-        why = "command not found" if missing else getattr(error, "strerror", None) or error
-        _note(_printable(f"{options.rest[0]}: {why}", 2000))
-        return 127 if missing else 126
-
-
-def _state_of(facts: dict[str, Any], settings: _Settings) -> tuple[bool, str, list[str]]:
-    """Whether a token of these facts is valid now, the same in words, and warnings."""
-    if facts["kind"] == "long-term":
-        unknown = "a long-term key does not say when it ends or where it works; prefer short-term ones"
-        return True, "valid", [unknown]
-
-    warnings = []
-    left = (facts["expires_at"] - settings.now()).total_seconds()
-    early = left - facts["expires_in"]
-    state = f"valid, {_duration(left)} left" if left > 0 else f"expired {_duration(-left)} ago"
-    if early >= 300:  # SigV4 tolerates clocks that are less than five minutes apart
-        state = f"not valid yet, in {_duration(early)}"
-        warnings.append("the clock here, or where the token was made, is wrong")
-    if facts["temporary"]:
-        warnings.append("made from temporary credentials: the token ends with them, which may be earlier")
-    region = next(filter(None, map(settings.variable, _REGION_VARIABLES)), facts["region"])
-    if region != facts["region"]:
-        warnings.append(f"the token works in {facts['region']} only, but the region set here is {region}")
-    return left > 0 and early < 300, state, warnings
+        status, why = 126, str(getattr(error, "strerror", None) or error)
+    _note(_printable(f"{options.rest[0]}: {why}", 2000))
+    return status
 
 
 def _inspect(options: Any) -> int:
+    import json
     # 1. The token on stdin, else in the environment, without what was pasted with it.
     raw = "" if sys.stdin is None or sys.stdin.isatty() else _read_stdin()
     raw = raw if raw.strip() else os.environ.get(_BEARER_VARIABLE, "")
-    text = raw.strip()
-    token = (text[7:] if text[:7].lower() == "bearer " else text).strip("\"' \t")
+    token = raw.strip("\"' \t\r\n")
+    if token[:7].lower() == "bearer ":
+        token = token[7:].strip("\"' \t")
     if not token:
         raise BedrockTokenError("no token", f"pipe one in, or set {_BEARER_VARIABLE}")
-    warnings = []
-    if raw.rstrip("\r\n") != token:
-        warnings.append('there are blanks, line breaks, quotes or the word "Bearer" around the token')
-    if 1024 in (len(token), len(text)):
-        warnings.append("it has 1,024 characters: setx on Windows cuts values there")
 
-    # 2. What it says.
-    try:
-        facts = decode_token(token)
-    except ValueError as error:
-        raise BedrockTokenError(str(error), "; ".join(warnings)) from None
-    valid, state, more = _state_of(facts, options.settings)
-    warnings += more
+    # 2. What it says, and what to know about it.
+    facts = {"state": "valid", **decode_token(token)}
+    own = facts.get("region")
+    region = next(filter(None, map(options.settings.variable, _REGION_VARIABLES)), own)
+    if own:
+        now = options.settings.now().replace(microsecond=0)
+        left, early = facts["expires_at"] - now, facts["issued_at"] - now
+        facts["state"] = f"valid, {left} left" if left > timedelta() else f"expired {-left} ago"
+        if early >= timedelta(minutes=5):  # SigV4 tolerates clocks that are less apart
+            facts["state"] = f"not valid yet, in {early}"
+    valid = facts["state"].startswith("valid")
+    warnings = [warning for applies, warning in (
+        (raw.rstrip("\r\n") != token, 'blanks, line breaks, quotes or the word "Bearer" around the token'),
+        (not own, "a long-term key does not say when it ends or where it works; prefer short-term ones"),
+        ("yet" in facts["state"], "the clock here, or where the token was made, is wrong"),
+        (facts.get("temporary"), "made from temporary credentials: the token ends with them, maybe earlier"),
+        (own not in (None, region), f"the token works in {own} only, but the region set here is {region}"),
+    ) if applies]
+
     shown = {name: _rfc3339(fact) if isinstance(fact, datetime) else fact for name, fact in facts.items()}
     if options.format == "json":
-        if "expires_at" in facts:
-            left = facts["expires_at"] - options.settings.now()
-            shown["seconds_left"] = max(0, int(left.total_seconds()))
-        _write(_json_text({"state": state, "valid": valid, **shown, "warnings": warnings}))
+        _write(json.dumps({**shown, "valid": valid, "warnings": warnings}, indent=2) + "\n")
         return 0 if valid else 1
-
     if "temporary" in facts:
         shown["temporary"] = "yes" if facts["temporary"] else "no"
         if "account_id" in facts:
             shown["account_id"] += " (encoded in the key id; AWS does not promise it)"
-    rows = {"state": state, **shown}.items()
-    _write("".join([f"{name.replace('_', ' '):<14} {fact}\n" for name, fact in rows]))
+    _write("".join([f"{name.replace('_', ' '):<14} {fact}\n" for name, fact in shown.items()]))
     for warning in warnings:
         _note(f"warning: {warning}")
     return 0 if valid else 1
@@ -3002,26 +2939,24 @@ def _inspect(options: Any) -> int:
 
 def _check(options: Any) -> int:
     """Whether Bedrock accepts the token that would be used, by one cheap call."""
-    settings, model, timeout = options.settings, options.model, options.timeout
+    settings, model = options.settings, options.model
     bearer, settings.region_given = _bearer(settings, None)
     own = settings.variable(_BEARER_VARIABLE)
     whose = f"the token in {_BEARER_VARIABLE}" if own else "a newly made token"
     accepted = f"accepted in {settings.region_given}: {whose}"
-    body, path, endpoint = None, "/foundation-models", "bedrock"
+    path, body, endpoint = "/foundation-models", None, "bedrock"
     if model:
-        hello = [{"role": "user", "content": [{"text": "Hi"}]}]
-        body = {"messages": hello, "inferenceConfig": {"maxTokens": 1}}
+        hello = {"role": "user", "content": [{"text": "Hi"}]}
+        body = {"messages": [hello], "inferenceConfig": {"maxTokens": 1}}
         path, endpoint = _model_path(model, "converse"), "bedrock-runtime"
 
     try:
-        answer, _ = _ask_bedrock(settings, path, body, endpoint=endpoint, token=bearer, timeout=timeout)
-        _document_of(answer)
+        _document_of(_ask_bedrock(settings, path, body, None, endpoint, (), bearer, options.timeout)[0])
         outcome = f", and {model} answers" if model else ""
     except BedrockError as error:
         # Bedrock looks at the token first: whatever else it complains of proves that the token is good.
         others = ("not authorized to perform", "access to the model")
-        proven = error.status in (400, 404, 429)
-        proven = proven or error.status == 403 and any(text in error.message for text in others)
+        proven = error.status in (400, 404, 429) or any(text in error.message for text in others)
         if not proven or not error.code or error.hint:
             raise
         if model:
@@ -3042,21 +2977,20 @@ def _converse(options: Any) -> int:
     )
     terminal = sys.stdout is not None and sys.stdout.isatty()
     for event in _events(answer, path, bearer, options.timeout):
-        block = event.get("contentBlockDelta", {})
-        delta = block.get("delta", {}) if isinstance(block, dict) else None
-        piece = delta.get("text", "") if isinstance(delta, dict) else None
-        if not isinstance(piece, str):
-            raise BedrockTokenError("Bedrock's stream holds a text of another form than Converse's")
-        if terminal:  # it would obey what a model was made to say
-            piece = "".join([char if char.isprintable() or char in "\n\t\u200d" else " " for char in piece])
-        if piece:
+        try:
+            piece = event.get("contentBlockDelta", {}).get("delta", {}).get("text", "")
+            if terminal:  # it would obey what a model was made to say
+                piece = "".join([c if c.isprintable() or c in "\n\t\u200d" else " " for c in piece])
             _write(piece)
+        except (AttributeError, TypeError):
+            raise BedrockTokenError("Bedrock's stream holds a text of another form than Converse's") from None
     _write("\n")
     return 0
 
 
 def _proxy(options: Any) -> int:
-    """Serve, one thread a connection, until SIGTERM or Ctrl-C. The addresses go to stdout."""
+    """Serve, one thread a connection, until SIGTERM or Ctrl-C, once there is a token."""
+    import contextlib
     import signal
     from socketserver import ThreadingTCPServer
 
@@ -3066,38 +3000,30 @@ def _proxy(options: Any) -> int:
         request_queue_size = 128
 
         def handle_error(self, *_: object) -> None:
-            pass  # a client that has gone
+            pass  # a client that has gone, an answer that broke off
 
     key = os.environ.get("BEDROCK_TOKEN_PROXY_KEY") or os.urandom(24).hex()
     if len(key) < 16 or not _is_plain(key):
         raise CredentialsError("BEDROCK_TOKEN_PROXY_KEY must have at least 16 characters, and no blanks")
     provider = TokenProvider(None, options.region, options.expires_in, profile=options.profile)
     provider._mfa_code = _ask_on_terminal
-    region = provider().region  # or an error, before anybody relies on it
-    upstream = _endpoint(options.settings, options.endpoint.replace("-", "_"), region)
-    hosts: list[str] = []
+    upstream = _endpoint(options.settings, options.endpoint.replace("-", "_"), provider().region)
+    connection = _proxy_connection(options.settings, provider, upstream, key)
     try:
-        server = Server(
-            ("127.0.0.1", options.port), _proxy_connection(options.settings, provider, upstream, key, hosts)
-        )
+        server = Server(("127.0.0.1", options.port), connection)
     except OSError as error:
         raise BedrockTokenError(f"port {options.port} cannot be used: {error.strerror or error}") from error
 
-    try:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        with server:
-            port = server.server_address[1]
-            hosts += [f"127.0.0.1:{port}", f"localhost:{port}"]
-            base = f"http://127.0.0.1:{port}"
-            _write(
-                f"export OPENAI_BASE_URL={base}{_OPENAI_PATHS[options.endpoint]}\n"
-                f"export OPENAI_API_KEY={key}\n"
-                f"export ANTHROPIC_BEDROCK_BASE_URL={base}\n"
-                f"export BEDROCK_TOKEN_PROXY_KEY={key}\n"
-            )
-            server.serve_forever()
-    except KeyboardInterrupt:
-        pass
+    base = f"http://127.0.0.1:{server.server_address[1]}"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt), server:
+        _write(
+            f"export OPENAI_BASE_URL={base}{_OPENAI_PATHS[options.endpoint]}\n"
+            f"export OPENAI_API_KEY={key}\n"
+            f"export ANTHROPIC_BEDROCK_BASE_URL={base}\n"
+            f"export BEDROCK_TOKEN_PROXY_KEY={key}\n"
+        )
+        server.serve_forever()
     return 0
 
 
@@ -3106,26 +3032,6 @@ def _lifetime(text: str) -> int:
     parts = re.fullmatch(r"(?=.)(?:(\d{1,5})h)?(?:(\d{1,5})m)?(?:(\d{1,5})s?)?", text, re.ASCII)
     hours, minutes, seconds = [int(part or 0) for part in parts.groups()] if parts else (0, 0, 0)
     return _whole_seconds(hours * 3600 + minutes * 60 + seconds, 1, _TOKEN_LIFETIME, "it")
-
-
-def _timeout(text: str) -> float:
-    if not 0 < float(text) <= 3600:
-        raise ValueError
-    return float(text)
-
-
-def _port(text: str) -> int:
-    return range(65536).index(int(text.encode("ascii")))
-
-
-def _one_of(*choices: str) -> Callable[[str], str]:
-    return lambda text: choices[choices.index(text)]
-
-
-def _variable_name(text: str) -> str:
-    if not (text.isascii() and text.isidentifier()):
-        raise ValueError
-    return text
 
 
 class _WrongUsage(Exception):
@@ -3137,20 +3043,20 @@ _COMMANDS = {
     "proxy": _proxy,
 }
 _ALL = ("", "exec", "check", "converse", "proxy")
-# An option -> what reads its value (None: it has none), what that must be, the commands it goes with.
-_OPTIONS: dict[str, tuple[Callable[[str], Any] | None, str, tuple[str, ...]]] = {
-    "region": (_region_name, "a region, such as us-east-1", _ALL),
-    "profile": (str, "", _ALL),
-    "quiet": (None, "", _ALL),
-    "expires-in": (_lifetime, "like 3600, 90m or 1h30m, and at most 12h", ("", "exec", "proxy")),
-    "service": (_service_name, f"one of {', '.join(_SERVICES)}", ("", "exec")),
-    "var": (_variable_name, "a name of letters, digits and _", ("", "exec")),
-    "format": (str, "", ("", "inspect")),
-    "only-bedrock": (None, "", ("exec",)),
-    "model": (str, "", ("check", "converse")),
-    "timeout": (_timeout, "seconds, above 0 and at most 3600", ("check", "converse")),
-    "port": (_port, "a number from 0 to 65535", ("proxy",)),
-    "endpoint": (_one_of(*_ENDPOINTS), f"one of {', '.join(_ENDPOINTS)}", ("proxy",)),
+# An option -> its default, what reads its value (None: it has none), what that must be, its commands.
+_OPTIONS: dict[str, tuple[Any, Callable[[str], Any] | None, str, tuple[str, ...]]] = {
+    "region": (None, _region_name, "a region, such as us-east-1", _ALL),
+    "profile": (None, str, "", _ALL),
+    "quiet": (False, None, "", _ALL),
+    "expires-in": (_TOKEN_LIFETIME, _lifetime, "like 3600, 90m or 1h30m, at most 12h", ("", "exec", "proxy")),
+    "service": ("bedrock", str, "", ("", "exec")),
+    "var": ((), str, "", ("", "exec")),
+    "format": ("", str, "", ("", "inspect")),
+    "only-bedrock": (False, None, "", ("exec",)),
+    "model": ("", str, "", ("check", "converse")),
+    "timeout": (60.0, float, "a number of seconds", ("check", "converse")),
+    "port": (8790, lambda text: int(text.encode("ascii")), "a number from 0 to 65535", ("proxy",)),
+    "endpoint": ("bedrock-runtime", str, "", ("proxy",)),
 }
 
 
@@ -3159,7 +3065,7 @@ def _parse_arguments(argv: list[str], options: Any) -> None:
     from getopt import GetoptError, gnu_getopt
     # 1. What is an option, and what is not.
     here = argv.index("--") if "--" in argv else len(argv)
-    names = [name if row[0] is None else f"{name}=" for name, row in _OPTIONS.items()]
+    names = [f"{name}=" if row[1] else name for name, row in _OPTIONS.items()]
     try:
         given, words = gnu_getopt(argv[:here], "hq", [*names, "help", "version"])
     except GetoptError as error:
@@ -3177,20 +3083,27 @@ def _parse_arguments(argv: list[str], options: Any) -> None:
             _write(_HELP if name == "help" else f"bedrock_token {__version__}\n")
             options.run = None
             return
-        read, form, commands = _OPTIONS[name]
+        _, read, form, commands = _OPTIONS[name]
         if command not in commands:
             raise _WrongUsage(f"option --{name} does not go with {command or 'printing a token'}")
         try:
-            value = True if read is None else read(text)
+            value = read(text) if read else True
         except ValueError:
             raise _WrongUsage(f"--{name} must be {form}") from None
-        setattr(options, name.replace("-", "_"), [*options.var, value] if name == "var" else value)
+        setattr(options, name.replace("-", "_"), (*options.var, value) if name == "var" else value)
 
     # 3. What goes together.
     formats = ("text", "json") if command == "inspect" else ("token", "json", *_FORMATS)
+    options.format = options.format or formats[0]
+    for name, choices in (("format", formats), ("service", (*_SERVICES,)), ("endpoint", _ENDPOINTS)):
+        if getattr(options, name) not in choices:
+            raise _WrongUsage(f"--{name} must be one of {', '.join(choices)}")
     most = {"exec": len(options.rest), "converse": 1}.get(command, 0)
     for wrong, problem in (
-        (options.format and options.format not in formats, f"--format must be one of {', '.join(formats)}"),
+        (not 0 < options.timeout <= 3600, "--timeout must be above 0 and at most 3600 seconds"),
+        (options.port not in range(65536), "--port must be a number from 0 to 65535"),
+        (not all(name.isascii() and name.isidentifier() for name in options.var),
+         "--var must be a name of letters, digits and _"),
         (options.var and command == "" and options.format not in _FORMATS,
          "--var goes with a --format that sets variables"),
         (command == "converse" and not options.model, "converse needs a --model"),
@@ -3206,11 +3119,8 @@ def main(argv: list[str] | None = None) -> int:
     from types import SimpleNamespace
     if sys.stderr is None:  # closed by who started us: print would turn to stdout
         sys.stderr = open(os.devnull, "w")
-    options = SimpleNamespace(
-        run=_print_token, region=None, profile=None, quiet=False, expires_in=_TOKEN_LIFETIME, var=[],
-        format=None, only_bedrock=False, timeout=60.0, model=None, rest=[], service="bedrock", port=8790,
-        endpoint="bedrock-runtime",
-    )
+    options = SimpleNamespace(run=_print_token)
+    options.__dict__.update({name.replace("-", "_"): row[0] for name, row in _OPTIONS.items()})
     try:
         arguments = list(sys.argv[1:] if argv is None else argv)
         if arguments:
@@ -3224,12 +3134,10 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # whoever read our output has gone, as "| head" does
         return 141
-    except MemoryError:
-        _note("out of memory")
     except NoCredentialsError as error:
         _note(str(error))
-    except (BedrockTokenError, ValueError, OSError) as error:
-        _note(_printable(" ".join(str(error).split()), 4000))
+    except (BedrockTokenError, ValueError, OSError, MemoryError) as error:
+        _note(_printable(" ".join(str(error).split()) or "out of memory", 4000))
     return 1
 
 

@@ -47,18 +47,18 @@ def inspected(result):
 
 STATES = [
     # seconds since it was made, lifetime, state, exit
-    ("hours left", 90, 43200, "valid, 11 h 58 min left", 0),
-    ("whole hours left", -30, 10800, "valid, 3 h left", 0),
-    ("minutes left", 30, 2700, "valid, 44 min left", 0),
-    ("seconds left", 1, 40, r"valid, 3\d s left", 0),
-    ("a little early", -240, 3600, "valid, 1 h 3 min left", 0),
-    ("expired hours ago", 4 * 3600 + 5, 3600, "expired 3 h ago", 1),
-    ("expired hours and minutes ago", 5 * 3600 + 20 * 60 + 5, 3600, "expired 4 h 20 min ago", 1),
-    ("expired minutes ago", 3600 + 125, 3600, "expired 2 min ago", 1),
-    ("expired seconds ago", 3610, 3600, r"expired 1\d s ago", 1),
-    ("expired this second", 3600, 3600, r"expired \d s ago", 1),
-    ("expired days ago", 86400 * 2 + 3605 * 2, 3600, "expired 2 d 1 h ago", 1),
-    ("not valid yet", -7230, 3600, "not valid yet, .*2 h.*", 1),
+    ("hours left", 90, 43200, r"valid, 11:58:\d\d left", 0),
+    ("whole hours left", -30, 10800, r"valid, 3:00:\d\d left", 0),
+    ("minutes left", 30, 2700, r"valid, 0:44:\d\d left", 0),
+    ("seconds left", 1, 40, r"valid, 0:00:3\d left", 0),
+    ("a little early", -240, 3600, r"valid, 1:0[34]:\d\d left", 0),
+    ("expired hours ago", 4 * 3600 + 5, 3600, r"expired 3:00:\d\d ago", 1),
+    ("expired hours and minutes ago", 5 * 3600 + 20 * 60 + 5, 3600, r"expired 4:20:\d\d ago", 1),
+    ("expired minutes ago", 3600 + 125, 3600, r"expired 0:02:\d\d ago", 1),
+    ("expired seconds ago", 3610, 3600, r"expired 0:00:1\d ago", 1),
+    ("expired this second", 3600, 3600, r"expired 0:00:0\d ago", 1),
+    ("expired days ago", 86400 * 2 + 3605 * 2, 3600, r"expired 2 days, 1:00:\d\d ago", 1),
+    ("not valid yet", -7230, 3600, r"not valid yet, in 2:00:\d\d", 1),
 ]
 
 
@@ -73,7 +73,6 @@ def test_inspect_state(age, lifetime, state, status, cli):
     assert document["valid"] is (status == 0)
     assert document["expires_in"] == lifetime
     assert document["state"].split()[0] == state.split()[0]
-    assert 0 <= document["seconds_left"] <= max(0, lifetime - age)
     assert (result.status, for_programs.status) == (status, status)
 
 
@@ -84,12 +83,12 @@ def test_inspect_facts(cli):
     facts, warnings = inspected(cli("inspect", stdin=token))
     # The words behind it say that AWS does not promise it.
     assert re.fullmatch("029608264753 .*AWS.*", facts.pop("account id"))
+    assert facts.pop("state").startswith("valid, 11:58:")
     assert facts == {
-        "state": "valid, 11 h 58 min left", "kind": "short-term",
+        "kind": "short-term",
         "access key id": "ASIAQNZGKIQY56JQ7WML", "region": "us-east-1", "service": "bedrock",
         "issued at": issued, "expires at": expires, "expires in": "43200", "temporary": "yes"}
     document = json.loads(cli("inspect", "--format", "json", stdin=token).out)
-    assert 42000 < document.pop("seconds_left") <= 43110
     assert len(document.pop("warnings")) == len(warnings) == 1
     assert document.pop("state").startswith("valid")
     assert document == {
@@ -164,7 +163,7 @@ DAMAGED = [
     ("blanks", " \n", ["no token"]),
     ("something else", "sk-0123456789abcdef", ["bedrock-api-key-", "ABSK"]),
     ("an access key", KEY_ID, ["not an API key"]),
-    ("cut by setx", WIDE[:1024], ["1,?024", "setx"]),
+    ("cut by setx", WIDE[:1024], ["cut off", "1024"]),
     ("cut elsewhere", WIDE[:1020], ["cut off", "1020"]),
     ("cut inside a base64 group", WIDE[:777], ["cut off", "777"]),
     ("wrapped", WIDE[:500] + "\n" + WIDE[500:], ["damaged"]),
@@ -217,7 +216,7 @@ def test_inspect_has_no_colours(terminal):
     shown = read_until(b"temporary", ours)
     assert result.status == 0
     assert "\033" not in shown
-    assert "valid, 11 h 58 min left" in shown
+    assert "valid, 11:58:" in shown
 
 
 @on_posix

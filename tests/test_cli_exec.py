@@ -74,7 +74,7 @@ def test_environment(options, env, want, absent):
 ENDINGS = [
     # options, seconds that the credentials last, what is said
     ("all is well", [], 86400, []),
-    ("the credentials end first", [], 3600, ["ends", "59 min", "environment"]),
+    ("the credentials end first", [], 3600, ["ends", "1:00:00|0:59:", "environment"]),
     ("the same, quietly", ["-q"], 3600, []),
     ("a shorter token", ["--expires-in", "30m"], 3600, []),
 ]
@@ -90,12 +90,11 @@ def test_says_only_what_one_must_know(options, lasts, words):
     assert missing(words, one_line(result.err)) == [] if words else result.err == ""
 
 
-@pytest.mark.parametrize("default, noted", [("us-east-1", False), ("eu-west-1", True)])
-def test_default_region_is_kept(default, noted):
-    """Where it is another than the token's, boto3 will be refused: that one must know."""
+@pytest.mark.parametrize("default", ["us-east-1", "eu-west-1"])
+def test_default_region_is_kept(default):
     result = child("exec", "--", *SHOW, env={"AWS_DEFAULT_REGION": default})
     assert json.loads(result.out)[2]["AWS_DEFAULT_REGION"] == default
-    assert (result.status, "AWS_DEFAULT_REGION" in result.err) == (0, noted)
+    assert (result.status, result.err) == (0, "")
 
 
 def test_passes_arguments_and_no_token():
