@@ -2590,7 +2590,7 @@ def _target_of(handler: BaseHTTPRequestHandler, key: str) -> str:
         (host not in (f"127.0.0.1:{port}", f"localhost:{port}"), 421, "the Host header is another server's"),
         ("Origin" in headers or "Sec-Fetch-Site" in headers, 403, "this proxy is not for browsers"),
         (not hmac.compare_digest(_given_key(headers).encode(), key.encode()), 401,
-         "the key is not the BEDROCK_TOKEN_PROXY_KEY of this proxy"),
+         "the key is not this proxy's BEDROCK_TOKEN_PROXY_KEY"),
         (odd or not _is_target(target), 400, "the target is not a plain path"),
     ):
         if wrong:
@@ -2665,7 +2665,7 @@ def _forward(
 
 
 def _pass_on(handler: BaseHTTPRequestHandler, answer: _Answer, pieces: Iterable[bytes]) -> None:
-    """The answer as it comes, byte for byte; where it breaks off, the error ends the client's connection."""
+    """The answer as it comes, byte for byte; an error ends the client's connection."""
     endless = answer._response.length is None  # it ends where no more comes
     dropped = _NOT_PASSED_ON if endless else _NOT_PASSED_ON - {"content-length"}
     chunked = endless and handler.request_version == "HTTP/1.1"
@@ -2774,7 +2774,7 @@ _FORMATS = {
     "env": "export {}={}\n", "env-no-export": "{}={}\n", "powershell": '$Env:{}="{}"\n',
     "windows-cmd": "set {}={}\n", "fish": "set -gx {} {};\n",
 }
-# How variables begin that could authenticate the command of exec in another way.
+# How variables begin that could authenticate what exec runs in another way.
 _OTHER_CREDENTIALS = (
     "AWS_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_SECRET_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN",
     "AWS_CREDENTIAL_", "AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_WEB_IDENTITY_", "AWS_ROLE_",
@@ -2983,7 +2983,7 @@ def _converse(options: Any) -> int:
                 piece = "".join([c if c.isprintable() or c in "\n\t\u200d" else " " for c in piece])
             _write(piece)
         except (AttributeError, TypeError):
-            raise BedrockTokenError("Bedrock's stream holds a text of another form than Converse's") from None
+            raise BedrockTokenError("Bedrock's stream holds text of another form") from None
     _write("\n")
     return 0
 
@@ -3055,13 +3055,13 @@ _OPTIONS: dict[str, tuple[Any, Callable[[str], Any] | None, str, tuple[str, ...]
     "only-bedrock": (False, None, "", ("exec",)),
     "model": ("", str, "", ("check", "converse")),
     "timeout": (60.0, float, "a number of seconds", ("check", "converse")),
-    "port": (8790, lambda text: int(text.encode("ascii")), "a number from 0 to 65535", ("proxy",)),
+    "port": (8790, lambda text: int(text.encode("ascii")), "a number", ("proxy",)),
     "endpoint": ("bedrock-runtime", str, "", ("proxy",)),
 }
 
 
 def _parse_arguments(argv: list[str], options: Any) -> None:
-    """Put what the arguments say into `options`, which holds the defaults; --help is answered at once."""
+    """Put what the arguments say into `options`, over the defaults; --help is answered at once."""
     from getopt import GetoptError, gnu_getopt
     # 1. What is an option, and what is not.
     here = argv.index("--") if "--" in argv else len(argv)
@@ -3120,7 +3120,7 @@ def main(argv: list[str] | None = None) -> int:
     if sys.stderr is None:  # closed by who started us: print would turn to stdout
         sys.stderr = open(os.devnull, "w")
     options = SimpleNamespace(run=_print_token)
-    options.__dict__.update({name.replace("-", "_"): row[0] for name, row in _OPTIONS.items()})
+    vars(options).update({name.replace("-", "_"): row[0] for name, row in _OPTIONS.items()})
     try:
         arguments = list(sys.argv[1:] if argv is None else argv)
         if arguments:
