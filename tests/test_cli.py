@@ -230,7 +230,7 @@ aws_secret_access_key = {SECRET}
 PROFILE = {**NO_KEYS, "AWS_PROFILE": "p"}
 ERRORS = [
     ("no region", {"AWS_REGION": None}, "", ["AWS_REGION", "AWS_DEFAULT_REGION", "--region"]),
-    ("malformed region", {"AWS_REGION": "mars"}, "", ["AWS_REGION", "mars", "us-east-1"]),
+    ("malformed region", {"AWS_REGION": "mars"}, "", ["AWS_REGION", "us-east-1"]),
     ("half a key", {"AWS_ACCESS_KEY_ID": None}, "", ["AWS_ACCESS_KEY_ID"]),
     ("the other half", {"AWS_SECRET_ACCESS_KEY": " "}, "", ["AWS_SECRET_ACCESS_KEY"]),
     ("expired", {"AWS_CREDENTIAL_EXPIRATION": "2020-01-01T00:00:00Z"}, "", [

@@ -298,8 +298,8 @@ BAD_FIELDS = [
     ("DEL in the session token", {"session_token": "to\x7fken"}, ValueError, "session_token"),
     ("session token bytes", {"session_token": b"x"}, MISTAKE, "session_token"),
     ("naive expiration", {"expiration": datetime(2024, 6, 15)}, ValueError, "expiration"),
-    ("expiration as text", {"expiration": "2024-06-15T12:00:00Z"}, TypeError, "expiration"),
-    ("expiration as a number", {"expiration": 1718452800}, TypeError, "expiration"),
+    ("expiration as text", {"expiration": "2024-06-15T12:00:00Z"}, ValueError, "expiration"),
+    ("expiration as a number", {"expiration": 1718452800}, ValueError, "expiration"),
 ]
 
 
@@ -437,7 +437,7 @@ def test_what_may_be_a_misplaced_secret_is_not_quoted(secret):
 
 @pytest.mark.parametrize("region", [1, b"us-east-1", ["us-east-1"]], ids=repr)
 def test_region_of_another_type(region):
-    with pytest.raises(TypeError, match="region"):
+    with pytest.raises(ValueError, match="region"):
         bt.get_token(STATIC, region, now=NOON)
 
 
@@ -458,9 +458,9 @@ class Vague(tzinfo):
 BAD_NOW = [
     ("naive", datetime(2024, 6, 15, 12), ValueError),
     ("in a zone without an offset", datetime(2024, 6, 15, 12, tzinfo=Vague()), ValueError),
-    ("number", 1718452800, TypeError),
-    ("text", "2024-06-15T12:00:00Z", TypeError),
-    ("date", NOON.date(), TypeError),
+    ("number", 1718452800, ValueError),
+    ("text", "2024-06-15T12:00:00Z", ValueError),
+    ("date", NOON.date(), ValueError),
 ]
 
 

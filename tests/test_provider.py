@@ -440,7 +440,7 @@ def test_expired_credentials_from_a_renewal(clock):
     ("half a second", {"expires_in": timedelta(seconds=0.5)}, ValueError),
     ("no region", {"region": "nowhere/evil"}, ValueError),
     ("empty region", {"region": ""}, ValueError),
-    ("region of another type", {"region": 1}, TypeError),
+    ("region of another type", {"region": 1}, ValueError),
 ]))
 def test_bad_arguments_are_refused_at_once(arguments, error):
     with pytest.raises(error):
