@@ -26,9 +26,7 @@ Reads the environment (AWS_*, HOME, proxies), the two files, the AWS CLI's cache
 name. Sends nothing with credentials from the environment or the files; otherwise what the source needs, to
 AWS or the endpoint configured in its place. Writes two caches of the AWS CLI: an SSO session it renewed, and
 roles with an MFA device. Starts a process only for `credential_process`, `login_session` and `exec`, threads
-only for `proxy`. Never writes to os.environ, never logs.
-
-Home: the project bedrock_token, whose README.md is the manual and whose tests/ are the proof.
+only for `proxy`. Never writes to os.environ, never logs. Home: the project bedrock_token, with its README.md.
 """
 # SPDX-License-Identifier: Apache-2.0
 
@@ -67,6 +65,7 @@ if TYPE_CHECKING:
     Pairs = Iterable[tuple[str, str]]
     Lifetime = int | timedelta
     Environ = Mapping[str, str] | None
+    Sections = dict[tuple[str, str], dict[str, Any]]  # of a file, by (type, name)
     MfaCode = Callable[[str], str] | None  # a device's serial number -> six digits
     Source = tuple[str, tuple[str, ...], Callable[["_Settings", "_Profile"], "Credentials | None"]]
 
@@ -135,11 +134,9 @@ def _in_utc(moment: datetime, name: str) -> datetime:
     return moment.astimezone(timezone.utc)
 
 
-def _is_plain(text: object) -> bool:
+def _is_plain(key: object) -> bool:
     """Whether it can stand in a header: a string of printable ASCII, no blanks, not empty."""
-    if not isinstance(text, str):
-        return False
-    return text.isascii() and text.isprintable() and text.split() == [text]
+    return isinstance(key, str) and key.isascii() and key.isprintable() and key.split() == [key]
 
 
 def _whole_seconds(value: Lifetime, least: int, most: int, name: str) -> int:
@@ -248,7 +245,6 @@ def _snapshot(credentials: Any) -> Credentials:
 class Token(str):
     """A bearer token: a str with `expiration` (aware, UTC), `region`, `service`; repr hides it."""
 
-    __slots__ = ("expiration", "region", "service")
     expiration: datetime
     region: str
     service: str
@@ -257,9 +253,7 @@ class Token(str):
         cls, value: str, expiration: datetime, region: str, service: str = "bedrock"
     ) -> Token:
         token = str.__new__(cls, value)
-        token.expiration = expiration
-        token.region = region
-        token.service = service
+        vars(token).update(expiration=expiration, region=region, service=service)
         return token
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -273,8 +267,7 @@ class Token(str):
 # -------------------------------------------------------------------------- Signature Version 4
 #
 # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
-# The functions are named for that page's steps, and both ways to sign go through them:
-# _presigned_query() puts the signature into the query, _authorization() into a header.
+# The functions are named for that page's steps, which both ways to sign go through.
 
 
 def _uri_encode(text: str) -> str:
@@ -295,10 +288,6 @@ def _encoded(pairs: Pairs) -> list[tuple[str, str]]:
 
 def _query_string(encoded: Pairs) -> str:
     return "&".join([f"{name}={value}" for name, value in encoded])
-
-
-def _canonical_query(pairs: Pairs) -> str:
-    return _query_string(sorted(_encoded(pairs)))
 
 
 def _canonical_headers(headers: Pairs) -> tuple[str, str]:
@@ -384,7 +373,8 @@ def _authorization(
         added.append(("x-amz-security-token", signer.session_token))
 
     block, signed_headers = _canonical_headers([("host", host), *headers, *added])
-    request = (method, uri, _canonical_query(query), block, signed_headers, payload_hash)
+    canonical_query = _query_string(sorted(_encoded(query)))
+    request = (method, uri, canonical_query, block, signed_headers, payload_hash)
     terms = f"Credential={signer.credential}, SignedHeaders={signed_headers}"
     value = f"{_ALGORITHM} {terms}, Signature={signer.sign(*request)}"
     return [*added, ("authorization", value)]
@@ -419,63 +409,52 @@ def _mint(
 # ---------------------------------------------------------------------- reading and presigning
 
 
-def _account_of(access_key_id: str) -> str | None:
+def _account_of(access_key_id: str) -> dict[str, str]:
     """The account id in a key id made since 2019. A community finding, not AWS's word."""
     import base64
-    if len(access_key_id) != 20 or access_key_id[4] not in "QRSTUVWXYZ234567":
-        return None
-    try:
-        number = int.from_bytes(base64.b32decode(access_key_id[4:])[:6], "big")
-    except ValueError:
-        return None
-    account = (number & 0x7FFFFFFFFF80) >> 7
-    return f"{account:012d}" if account < 10**12 else None
+    import re
+    if not re.fullmatch("[A-Z]{4}[Q-Z2-7][A-Z2-7]{15}", access_key_id):
+        return {}
+    number = int.from_bytes(base64.b32decode(access_key_id[4:])[:6], "big")
+    account = f"{(number & 0x7FFFFFFFFF80) >> 7:012d}"
+    return {"account_id": account} if len(account) == 12 else {}
 
 
 def _long_term_facts(text: str, service: str) -> dict[str, Any]:
     """What a key made in the console says: NAME-at-ACCOUNT:SECRET; "+1" ends the name of a second key."""
-    user, colon, _ = text.partition(":")
-    name, _, account_id = user.rpartition("-at-")
-    good_name = name.startswith(_SERVICES[service][1]) and _is_plain(name)
-    if not (colon and good_name and account_id.isdigit() and len(account_id) == 12):
-        raise ValueError("not a long-term API key: its content has another form")
-    user_name = name.partition("+")[0]
-    return {"kind": "long-term", "service": service, "user_name": user_name, "account_id": account_id}
+    import re
+    form = rf"({_SERVICES[service][1]}[\w=,.@-]*)[\w+=,.@-]*-at-([0-9]{{12}}):.*"
+    found = re.fullmatch(form, text, re.ASCII | re.DOTALL)
+    if found is None:
+        raise ValueError
+    return {"kind": "long-term", "service": service, "user_name": found[1], "account_id": found[2]}
 
 
 def _short_term_facts(text: str, service: str) -> dict[str, Any]:
-    """What a presigned call of the service says, each value found by its name."""
-    from urllib.parse import unquote
+    """What a presigned call of the service says: found by name, and spelled as it is signed."""
+    import re
+    from urllib.parse import parse_qsl
     address, _, query = text.partition("?")
-    pairs = [pair.partition("=") for pair in query.split("&")]
-    values = {name: unquote(value) for name, _, value in pairs}
-    if address.rstrip("/") != f"{service}.amazonaws.com" or values.get("Action") != "CallWithBearerToken":
-        raise ValueError(f"not a short-term API key: it holds something else than a call of {service}")
-    needed = ("X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires", "X-Amz-Signature", "Version")
-    missing = [name for name in needed if not values.get(name)]
-    if missing:
-        raise ValueError(f"the token is damaged or cut off: {', '.join(missing)} missing")
+    pairs = parse_qsl(query, keep_blank_values=True)
+    values = dict(pairs)
+    names = ("Action", "Version", "X-Amz-Signature", "X-Amz-Credential", "X-Amz-Date", "X-Amz-Expires")
+    form = (
+        rf"{service}\.amazonaws\.com/? CallWithBearerToken [!-~]+ [!-~]+"
+        rf" (\w+)/(\d{{8}})/([!-.0-~]+)/{service}/aws4_request (\2T\d{{6}}Z) ([1-9]\d{{,4}})"
+    )
+    found = re.fullmatch(form, " ".join([address, *[values.get(name, "") for name in names]]), re.ASCII)
+    if found is None or len(values) < len(pairs):
+        raise ValueError
 
-    credential, date, expires = said = [values[name] for name in needed[:3]]
-    try:
-        access_key_id, _, region, *_ = credential.rsplit("/", 4)
-        issued_at = datetime.strptime(f"{date}+0000", "%Y%m%dT%H%M%SZ%z")
-        lifetime = _whole_seconds(int(expires), 1, _TOKEN_LIFETIME, "X-Amz-Expires")
-        expires_at = issued_at + timedelta(seconds=lifetime)
-        # Spelled as it is signed: "+60", or the date of another day, is in no token.
-        scope = f"{access_key_id}/{date[:8]}/{region}/{service}/aws4_request"
-        if said != [scope, _timestamp(issued_at), str(lifetime)] or not _is_plain(credential):
-            raise ValueError
-    except (ValueError, OverflowError):
-        raise ValueError("the token is damaged: its scope, date or lifetime is not as it is signed") from None
-    if len(values) < len(pairs):
-        raise ValueError("the token is damaged: a parameter stands in it twice")
-    facts = {
-        "kind": "short-term", "access_key_id": access_key_id, "account_id": _account_of(access_key_id),
-        "region": region, "service": service, "issued_at": issued_at, "expires_at": expires_at,
-        "expires_in": lifetime, "temporary": "X-Amz-Security-Token" in values,
+    access_key_id, _, region, date, seconds = found.groups()
+    issued_at = datetime.strptime(f"{date}+0000", "%Y%m%dT%H%M%SZ%z")
+    lifetime = _whole_seconds(int(seconds), 1, _TOKEN_LIFETIME, "X-Amz-Expires")
+    return {
+        "kind": "short-term", "access_key_id": access_key_id, **_account_of(access_key_id),
+        "region": region, "service": service, "issued_at": issued_at,
+        "expires_at": issued_at + timedelta(seconds=lifetime), "expires_in": lifetime,
+        "temporary": "X-Amz-Security-Token" in values,
     }
-    return {name: fact for name, fact in facts.items() if fact is not None}
 
 
 def _kind_of(token: str) -> tuple[str, str, Callable[[str, str], dict[str, Any]]] | None:
@@ -500,18 +479,14 @@ def decode_token(token: str) -> dict[str, Any]:
         raise TypeError(f"token must be a string, not {type(token).__name__}")
     kind = _kind_of(token)
     if kind is None:
-        starts = ", ".join([f"{service}-api-key-, {row[0]}" for service, row in _SERVICES.items()])
-        raise ValueError(f"not an API key of Bedrock: it must start with one of {starts}")
-    service, prefix, facts_of = kind
+        raise ValueError("not an API key of Bedrock, which must start with bedrock-api-key- or ABSK")
 
+    service, prefix, facts_of = kind
     try:
-        try:
-            text = base64.b64decode(token[len(prefix):], validate=True).decode("ascii", "replace")
-        except ValueError:
-            raise ValueError("the token is damaged or cut off") from None
+        text = base64.b64decode(token[len(prefix):], validate=True).decode("latin-1")
         return facts_of(text, service)
-    except ValueError as error:
-        raise ValueError(f"{error} (it has {len(token)} characters)") from None
+    except (ValueError, OverflowError):
+        raise ValueError(f"the token is damaged or cut off (it has {len(token)} characters)") from None
 
 
 def _canonical_uri(path: str) -> str:
@@ -520,24 +495,6 @@ def _canonical_uri(path: str) -> str:
     normal = posixpath.normpath("/" + path.strip("/"))
     slash = "/" if normal != "/" and path.endswith("/") else ""
     return _uri_encode(normal).replace("%2F", "/") + slash
-
-
-def _check_request(method: str, host: str, path: str, query: Pairs, headers: Pairs) -> None:
-    """Refuse what no request could carry, or what would be sent otherwise than it is signed."""
-    for pair in [*query, *headers]:
-        if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
-            raise TypeError("query and headers must be (name, value) pairs of strings")
-    if not (_is_plain(method) and method.isalpha() and method.isupper()):
-        raise ValueError(f"method must be upper-case letters, not {method!r}")
-    if not _is_plain(host) or set("/?#@\\") & set(host):
-        raise ValueError(f"host must be a host name, with a port or without, not {host!r}")
-    if not isinstance(path, str) or path[:1] != "/" or not path.isprintable() or set("?#") & set(path):
-        raise ValueError('path must start with "/" and have no "?", "#" or control characters')
-    if any(name.lower().startswith("x-amz-") for name, _ in query):
-        raise ValueError("query must not hold X-Amz- parameters, the signature adds them")
-    for name, value in headers:
-        if not _is_plain(name) or name.lower() == "host" or ":" in name or set("\r\n\0") & set(value):
-            raise ValueError(f"header {name!r} is host, an argument of its own, or cannot be sent as it is")
 
 
 def presign(
@@ -552,11 +509,22 @@ def presign(
     UNSIGNED-PAYLOAD. Raises ValueError or TypeError for what cannot be signed.
     https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
     """
+    import re
     query, headers = list(query), list(headers)
-    _check_request(method, host, path, query, headers)
-    for name, part in (("service", service), ("region", region)):
-        if not _is_plain(part) or "/" in part:
-            raise ValueError(f"{name} is not usable in a credential scope: {part!r}")
+    for pair in [*query, *headers]:
+        if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
+            raise TypeError("query and headers must be (name, value) pairs of strings")
+    form = r"[A-Z]+\n[\w.:[\]-]+\n/[^?#\0-\x1f\x7f]*\n[\w-]+\n[\w-]+"
+    if not re.fullmatch(form, "\n".join([method, host, path, service, region]), re.ASCII):
+        raise ValueError(
+            'method must be upper-case letters, host a name or name:port, path start with "/" and have no'
+            ' "?", "#" or control characters, service and region be words with hyphens'
+        )
+    if any(name.lower().startswith("x-amz-") for name, _ in query):
+        raise ValueError("query must not hold X-Amz- parameters, the signature adds them")
+    for name, value in headers:
+        if not re.fullmatch(r"(?!host:)[!-9;-~]+:[^\r\n\0]*", f"{name}:{value}", re.IGNORECASE):
+            raise ValueError(f"header {name!r} is host, an argument of its own, or cannot be sent as it is")
     lifetime = _whole_seconds(expires_in, 1, 7 * 24 * 3600, "expires_in")
     moment = datetime.now(timezone.utc) if now is None else _in_utc(now, "now")
 
@@ -590,44 +558,38 @@ def _section_key(header: str, kind: str) -> tuple[str, str] | None:
     import shlex
     if kind == "credentials":
         return ("profile", header) if re.fullmatch(r"[^ \t]+", header) else None
-    if header == "default":
-        return "", header
-    found = re.fullmatch(r"(profile|sso-session|services)[ \t]+(.+)", header)
-    if found is None:
-        return None
-    name = found[2]
-    try:  # in quotes, the AWS CLI writes names with blanks
-        words = shlex.split(name) if name[0] in "'\"" else re.split(r"[ \t]+", name)
+    try:
+        words = shlex.split(header)  # in quotes, the AWS CLI writes names with blanks
     except ValueError:
         return None
-    return (found[1], words[0]) if len(words) == 1 and words[0] else None
+    if words == ["default"]:
+        return "", "default"
+    known = len(words) == 2 and words[0] in ("profile", "sso-session", "services")
+    return (words[0], words[1]) if known and words[1] else None
 
 
-def _parse_config(text: str, file: str, kind: str) -> dict[tuple[str, str], dict[str, Any]]:
-    """The file's sections, by (type, name). A value is a string, or a dict of sub-properties.
+def _parse_config(text: str, file: str, kind: str) -> Sections:
+    """The sections of a file. A value is a string, or a dict of sub-properties.
 
     Raises CredentialsError with file and line, never with what the line says.
     """
     import re
     is_name = re.compile(r"[A-Za-z0-9_\-/.%@:+]+").fullmatch
-    comment = re.compile(r"[ \t][#;].*")
-    sections: dict[tuple[str, str], dict[str, Any]] = {}
+    sections: Sections = {}
     in_section = False
     indent: int | None = 0  # of the section's properties; None before the first
-    properties: dict[str, Any] | None = None  # of the section; None where it is ignored
-    deeper: dict[str, Any] | list[str] | None = None  # the same of a property, for the lines below it
+    properties: dict[str, Any] | None = {}  # of the section; None where it is ignored
+    deeper: dict[str, Any] | list[str] | None = {}  # the same of a property, for the lines below it
 
     for number, line in enumerate(text.split("\n"), 1):
-        line = line.rstrip("\r")
-        content = line.strip(" \t")
+        content = line.strip(" \t\r")
         if not content or content[0] in "#;":
             continue
         width = len(line) - len(line.lstrip(" \t"))
         continues = indent is not None and width > indent
         place = deeper if continues else properties
         if not continues:
-            indent = width
-            deeper = None
+            indent, deeper = width, None
 
         if content[0] == "[" and not continues:
             header, bracket, rest = content[1:].partition("]")
@@ -635,19 +597,16 @@ def _parse_config(text: str, file: str, kind: str) -> dict[tuple[str, str], dict
                 raise CredentialsError(f'{file}, line {number}: a section must be closed by "]"')
             key = _section_key(header.strip(" \t"), kind)
             properties = None if key is None else sections.setdefault(key, {})
-            in_section = True
-            indent = None
-        elif not in_section:
-            raise CredentialsError(f"{file}, line {number}: a section, [...], must come first")
+            in_section, indent = True, None
         elif isinstance(place, list):
             place.append(content)
         elif place is not None:
             name, equals, value = content.partition("=")
             name = name.rstrip(" \t")
-            if not equals or not name:
-                raise CredentialsError(f'{file}, line {number}: "name = value" expected')
-            if not continues and ("#" in value or ";" in value):
-                value = comment.sub("", value, 1)
+            if not (in_section and equals and name):
+                raise CredentialsError(f'{file}, line {number}: "name = value" expected, in a [section]')
+            if not continues:
+                value = re.sub(r"[ \t][#;].*", "", value, count=1)
             value = value.strip(" \t")
             if is_name(name) and continues:
                 place[name.lower()] = value
@@ -684,15 +643,15 @@ class _Files:
     def __init__(self, config: str, credentials: str) -> None:
         self.config = config
         self.credentials = credentials
-        self._sections: dict[tuple[str, str], dict[str, Any]] | None = None
+        self._sections: Sections | None = None
 
     def __str__(self) -> str:
         return f"{self.config} nor {self.credentials}"
 
-    def sections(self) -> dict[tuple[str, str], dict[str, Any]]:
+    def sections(self) -> Sections:
         """Those of both; of a property that is in both, the credentials file's value."""
         if self._sections is None:
-            sections: dict[tuple[str, str], dict[str, Any]] = {}
+            sections: Sections = {}
             for file, kind in ((self.config, "config"), (self.credentials, "credentials")):
                 for key, properties in _parse_config(_read_file(file) or "", file, kind).items():
                     sections.setdefault(key, {}).update(properties)
@@ -706,11 +665,11 @@ class _Files:
 class _Profile:
     """What a profile says."""
 
-    def __init__(self, files: _Files, name: str, given: bool = False, walked: Iterable[str] = ()) -> None:
+    def __init__(self, files: _Files, name: str, given: bool = False, walked: tuple[str, ...] = ()) -> None:
         self.files = files
         self.name = name
         self.given = given  # named in code, which switches the environment's credentials off
-        self.walked = tuple(walked)  # those on the way here, each of which names the next as its source
+        self.walked = walked  # those on the way here, each of which names the next as its source
 
     def is_there(self) -> bool:
         return self.files.section("profile", self.name) is not None
@@ -723,9 +682,9 @@ class _Profile:
     def __getitem__(self, name: str) -> str:
         """A property that decides about credentials or region: only `default` may be missing."""
         if self.name != "default" and not self.is_there():
-            known = sorted([name for kind, name in self.files.sections() if kind == "profile"])
-            there_are = ", ".join(known[:20]) or "no profiles"
-            raise CredentialsError(f"profile {self.name} is in neither {self.files}; there are: {there_are}")
+            known = sorted([name for kind, name in self.files.sections() if kind == "profile"])[:20]
+            there_are = f"there are: {', '.join(known) or 'no profiles'}"
+            raise CredentialsError(f"profile {self.name} is in neither {self.files}; {there_are}")
         return self.get(name)
 
     def source(self, name: str) -> _Profile:
@@ -740,10 +699,9 @@ class _Settings:
         mfa_code: MfaCode = None, clock: Callable[[], float] = time.time,
     ) -> None:
         self.environ = os.environ if environ is None else environ
-        self.files = _Files(
-            self.path(self.variable("AWS_CONFIG_FILE") or "~/.aws/config"),
-            self.path(self.variable("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials"),
-        )
+        config = self.variable("AWS_CONFIG_FILE") or "~/.aws/config"
+        credentials = self.variable("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials"
+        self.files = _Files(self.path(config), self.path(credentials))
         name = profile or self.variable("AWS_PROFILE") or self.variable("AWS_DEFAULT_PROFILE") or "default"
         self.profile = _Profile(self.files, name, given=bool(profile))
         self.region_given = None if region is None else _region_name(region)
@@ -760,12 +718,12 @@ class _Settings:
 
     def path(self, text: str) -> str:
         """With "~" expanded; unlike for os.path.expanduser, HOME comes first on Windows too."""
-        if text[:2] not in ("~", "~/", f"~{os.sep}"):
-            return os.path.expanduser(text)
         home = self.variable("HOME")
         if not home and os.name == "nt":
             home = self.variable("USERPROFILE") or self.variable("HOMEDRIVE") + self.variable("HOMEPATH")
-        return (home or os.path.expanduser("~")) + text[1:].replace("/", os.sep)
+        if home and text[:2] in ("~", "~/", f"~{os.sep}"):
+            return home + text[1:].replace("/", os.sep)
+        return os.path.expanduser(text)
 
     def setting(self, name: str) -> str:
         """What AWS_<NAME> says, else the profile's property of that name."""
@@ -783,12 +741,12 @@ class _Settings:
         try:
             return _region_name(configured) if configured else None
         except ValueError as error:
-            place = variable or f"profile {self.profile.name}, region"
-            raise NoRegionError(f"{place}: {error}") from None
+            raise NoRegionError(f"{variable or f'profile {self.profile.name}'}: {error}") from None
 
 
-# Scheme; host and port, together and apart; path and query.
-_URL = r"(https?)://(([a-z0-9._-]+|\[(?=[0-9a-f.]*:)[0-9a-f:.]+\])(?::([0-9]{1,5}))?)((?:/[!\"$-\[\]-~]*)?)"
+_TARGET = r"/[!\"$-\[\]-~]*"  # path and query
+# Scheme; host and port, together and apart; target.
+_URL = rf"(https?)://(([a-z0-9._-]+|\[(?=[0-9a-f.]*:)[0-9a-f:.]+\])(?::([0-9]{{1,5}}))?)((?:{_TARGET})?)"
 
 
 class _Url:
@@ -812,39 +770,29 @@ class _Url:
 
 def _is_target(path: object) -> bool:
     """Whether it can stand in a request's first line: a path, percent-encoded, with a query or without."""
-    try:
-        return _Url(f"http://host{path}").target == path
-    except CredentialsError:
-        return False
-
-
-def _configured_endpoint(settings: _Settings, service: str) -> str:
-    """The service's endpoint URL, else that of all, in the environment, else in the profile; or empty."""
-    profile, files = settings.profile, settings.files
-    if settings.is_on("ignore_configured_endpoint_urls"):
-        return ""
-    for name in (f"AWS_ENDPOINT_URL_{service.upper()}", "AWS_ENDPOINT_URL"):
-        if settings.variable(name):
-            return settings.variable(name)
-    name = profile.get("services")
-    services = files.section("services", name) if name else {}
-    if services is None:
-        raise CredentialsError(f"profile {profile.name}: services {name} is not in {files.config}")
-    section = services.get(service)
-    url = section.get("endpoint_url", "") if isinstance(section, dict) else ""
-    return url or profile.get("endpoint_url")
+    import re
+    return isinstance(path, str) and re.fullmatch(_TARGET, path) is not None
 
 
 def _endpoint(settings: _Settings, service: str, region: str | None) -> str:
     """What URL, without a slash at its end, the SERVICE in AWS_ENDPOINT_URL_<SERVICE> is called at."""
-    url = _configured_endpoint(settings, service)
-    if url:
-        if "?" in str(_Url(url, f"the endpoint URL configured for {service}")):
-            raise CredentialsError(f"the endpoint URL configured for {service} must end with its path")
-        return url.rstrip("/")
+    # 1. A configured one: the service's, else that of all, in the environment, else in the profile.
+    variables = (f"AWS_ENDPOINT_URL_{service.upper()}", "AWS_ENDPOINT_URL")
+    url = next(filter(None, map(settings.variable, variables)), "")
+    name = settings.profile.get("services")
+    if name and not url:
+        services = settings.files.section("services", name)
+        if services is None:
+            raise CredentialsError(f"services {name} is not in {settings.files.config}")
+        own = services.get(service)
+        url = own.get("endpoint_url", "") if isinstance(own, dict) else ""
+    url = url or settings.profile.get("endpoint_url")
+    if url and not settings.is_on("ignore_configured_endpoint_urls"):
+        return str(_Url(url, f"the endpoint URL configured for {service}")).rstrip("/")
+
+    # 2. AWS's.
     if region is None:  # only STS is called without one
         return "https://sts.amazonaws.com"
-
     fips = settings.is_on("use_fips_endpoint")
     dualstack = settings.is_on("use_dualstack_endpoint")
     if service == "bedrock_mantle":  # which has one name only

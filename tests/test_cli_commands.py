@@ -167,8 +167,8 @@ DAMAGED = [
     ("cut elsewhere", WIDE[:1020], ["cut off", "1020"]),
     ("cut inside a base64 group", WIDE[:777], ["cut off", "777"]),
     ("wrapped", WIDE[:500] + "\n" + WIDE[500:], ["damaged"]),
-    ("another action", rewritten(WIDE, "CallWithBearerToken", "ListUsers"), ["not a short-term"]),
-    ("no date", rewritten(WIDE, "X-Amz-Date", "X-Amz-Day"), ["X-Amz-Date"]),
+    ("another action", rewritten(WIDE, "CallWithBearerToken", "ListUsers"), ["damaged"]),
+    ("no date", rewritten(WIDE, "X-Amz-Date", "X-Amz-Day"), ["damaged"]),
     ("no lifetime", rewritten(WIDE, "Expires=43200", "Expires=43201"), ["damaged"]),
     ("long-term in part", LONG_TERM[:30], ["cut off|long-term"]),
 ]
