@@ -71,7 +71,6 @@ if TYPE_CHECKING:
 
 # https://docs.aws.amazon.com/bedrock/latest/userguide/api-keys-how.html and AWS's own token generators.
 # A service -> how its long-term keys begin, and their users' names; the variable that its clients read.
-# Its short-term keys are signed for {service}.amazonaws.com, in every region and partition.
 _SERVICES = {
     "bedrock": ("ABSK", "BedrockAPIKey-", "AWS_BEARER_TOKEN_BEDROCK"),
     "aws-external-anthropic": ("AEAA", "AeaApiKey-", "ANTHROPIC_AWS_API_KEY"),
@@ -79,7 +78,6 @@ _SERVICES = {
 _TOKEN_LIFETIME = 12 * 3600
 _ALGORITHM = "AWS4-HMAC-SHA256"
 _UNRESERVED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~"
-_EMPTY_SHA256 = hashlib.sha256().hexdigest()
 
 
 # --------------------------------------------------------------------------------------- errors
@@ -92,10 +90,7 @@ def _printable(text: str, limit: int) -> str:
 
 
 class BedrockTokenError(Exception):
-    """Base of all errors of this module: `message` is what happened, `hint` what to do, or "".
-
-    A caller's own mistake is a ValueError or a TypeError.
-    """
+    """Base of all errors but a caller's mistakes: `message` is what happened, `hint` what to do."""
 
     def __init__(self, message: str = "", hint: str = "") -> None:
         super().__init__(message)
@@ -169,8 +164,7 @@ def _region_name(region: str) -> str:
 class Credentials:
     """AWS credentials: an immutable snapshot, compared by value, whose repr shows no secret.
 
-    `expiration` is an aware datetime (kept in UTC) or None; `source` says where they came from.
-    ValueError: a key is empty or has blanks or control characters, or the expiration is naive.
+    `expiration`: an aware datetime or None; `source`: where they are from. ValueError: malformed.
     """
 
     access_key_id: str
@@ -188,9 +182,8 @@ class Credentials:
         if not _is_plain(secret_access_key):
             raise ValueError("secret_access_key must be printable ASCII without blanks")
         token = session_token or None
-        plain = isinstance(token, str) and _is_plain(token.replace(" ", ""))  # some have blanks
-        if token and not plain:
-            raise ValueError("session_token must be printable ASCII")
+        if token and not (isinstance(token, str) and _is_plain(token.replace(" ", ""))):
+            raise ValueError("session_token must be printable ASCII, blanks inside allowed")
         if expiration is not None:
             expiration = _in_utc(expiration, "expiration")
 
@@ -229,8 +222,7 @@ def _snapshot(credentials: Any) -> Credentials:
         return credentials
 
     # Read field by field, refreshable ones could change between two fields; frozen ones cannot.
-    freeze = getattr(credentials, "get_frozen_credentials", None)
-    frozen = freeze() if freeze else credentials
+    frozen = getattr(credentials, "get_frozen_credentials", lambda: credentials)()
     try:
         keys = frozen.access_key, frozen.secret_key, frozen.token
     except AttributeError:
@@ -249,9 +241,7 @@ class Token(str):
     region: str
     service: str
 
-    def __new__(
-        cls, value: str, expiration: datetime, region: str, service: str = "bedrock"
-    ) -> Token:
+    def __new__(cls, value: str, expiration: datetime, region: str, service: str) -> Token:
         token = str.__new__(cls, value)
         vars(token).update(expiration=expiration, region=region, service=service)
         return token
@@ -266,8 +256,7 @@ class Token(str):
 
 # -------------------------------------------------------------------------- Signature Version 4
 #
-# https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
-# The functions are named for that page's steps, which both ways to sign go through.
+# By https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
 
 
 def _uri_encode(text: str) -> str:
@@ -344,7 +333,7 @@ class _Signer:
 
 def _presigned_query(
     signer: _Signer, expires_in: int, method: str, host: str, uri: str, encoded: Pairs,
-    headers: Pairs = (), payload_hash: str = _EMPTY_SHA256,
+    headers: Pairs = (), payload_hash: str = hashlib.sha256().hexdigest(),
 ) -> str:
     """The signed query: the `encoded` pairs, then X-Amz-*, in the order of AWS's Python package."""
     block, signed_headers = _canonical_headers([("host", host), *headers])
@@ -450,10 +439,9 @@ def _short_term_facts(text: str, service: str) -> dict[str, Any]:
     issued_at = datetime.strptime(f"{date}+0000", "%Y%m%dT%H%M%SZ%z")
     lifetime = _whole_seconds(int(seconds), 1, _TOKEN_LIFETIME, "X-Amz-Expires")
     return {
-        "kind": "short-term", "access_key_id": access_key_id, **_account_of(access_key_id),
-        "region": region, "service": service, "issued_at": issued_at,
-        "expires_at": issued_at + timedelta(seconds=lifetime), "expires_in": lifetime,
-        "temporary": "X-Amz-Security-Token" in values,
+        "kind": "short-term", "access_key_id": access_key_id, **_account_of(access_key_id), "region": region,
+        "service": service, "issued_at": issued_at, "expires_at": issued_at + timedelta(seconds=lifetime),
+        "expires_in": lifetime, "temporary": "X-Amz-Security-Token" in values,
     }
 
 
@@ -514,12 +502,9 @@ def presign(
     for pair in [*query, *headers]:
         if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
             raise TypeError("query and headers must be (name, value) pairs of strings")
-    form = r"[A-Z]+\n[\w.:[\]-]+\n/[^?#\0-\x1f\x7f]*\n[\w-]+\n[\w-]+"
+    form = r"[A-Z]+\n[\w.:\[\]-]+\n/[^?#\0-\x1f\x7f]*\n[\w-]+\n[\w-]+"
     if not re.fullmatch(form, "\n".join([method, host, path, service, region]), re.ASCII):
-        raise ValueError(
-            'method must be upper-case letters, host a name or name:port, path start with "/" and have no'
-            ' "?", "#" or control characters, service and region be words with hyphens'
-        )
+        raise ValueError('method, host, path (from "/", without "?" or "#"), service or region is malformed')
     if any(name.lower().startswith("x-amz-") for name, _ in query):
         raise ValueError("query must not hold X-Amz- parameters, the signature adds them")
     for name, value in headers:
@@ -554,10 +539,9 @@ _PARTITIONS = {
 
 def _section_key(header: str, kind: str) -> tuple[str, str] | None:
     """What a section's header names, as (type, name); None for a section that is to be ignored."""
-    import re
     import shlex
     if kind == "credentials":
-        return ("profile", header) if re.fullmatch(r"[^ \t]+", header) else None
+        return ("profile", header) if header and not set(" \t") & set(header) else None
     try:
         words = shlex.split(header)  # in quotes, the AWS CLI writes names with blanks
     except ValueError:
@@ -569,10 +553,7 @@ def _section_key(header: str, kind: str) -> tuple[str, str] | None:
 
 
 def _parse_config(text: str, file: str, kind: str) -> Sections:
-    """The sections of a file. A value is a string, or a dict of sub-properties.
-
-    Raises CredentialsError with file and line, never with what the line says.
-    """
+    """The sections of a file; a value is a string, or a dict of sub-properties. No error quotes a line."""
     import re
     is_name = re.compile(r"[A-Za-z0-9_\-/.%@:+]+").fullmatch
     sections: Sections = {}
@@ -632,8 +613,7 @@ def _read_file(path: str) -> str | None:
     except UnicodeDecodeError:
         pass  # an error raised here would carry this one along, which quotes the file
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise CredentialsError(f"{path} cannot be read: {why}") from error
+        raise CredentialsError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     raise CredentialsError(f"{path} is not UTF-8 text")
 
 
@@ -777,8 +757,7 @@ def _is_target(path: object) -> bool:
 def _endpoint(settings: _Settings, service: str, region: str | None) -> str:
     """What URL, without a slash at its end, the SERVICE in AWS_ENDPOINT_URL_<SERVICE> is called at."""
     # 1. A configured one: the service's, else that of all, in the environment, else in the profile.
-    variables = (f"AWS_ENDPOINT_URL_{service.upper()}", "AWS_ENDPOINT_URL")
-    url = next(filter(None, map(settings.variable, variables)), "")
+    url = settings.variable(f"AWS_ENDPOINT_URL_{service.upper()}") or settings.variable("AWS_ENDPOINT_URL")
     name = settings.profile.get("services")
     if name and not url:
         services = settings.files.section("services", name)
