@@ -158,7 +158,8 @@ def _region_name(region: str) -> str:
     if plain and len(parts) > 2 and parts[0].isalpha() and parts[-1].isdigit():
         return name
 
-    raise ValueError("this is not a region; one looks like us-east-1")  # it may be a secret
+    harmless = _is_plain(name) and name.islower() and len(name) < 25  # no misplaced secret
+    raise ValueError(f"{name if harmless else 'this'} is not a region; one looks like us-east-1")
 
 
 class Credentials:
@@ -241,7 +242,9 @@ class Token(str):
     region: str
     service: str
 
-    def __new__(cls, value: str, expiration: datetime, region: str, service: str) -> Token:
+    def __new__(
+        cls, value: str, expiration: datetime, region: str, service: str = "bedrock"
+    ) -> Token:
         token = str.__new__(cls, value)
         vars(token).update(expiration=expiration, region=region, service=service)
         return token
@@ -1525,7 +1528,7 @@ def _cached_role(settings: _Settings, parameters: dict[str, Any], signer: Creden
     path = os.path.join(settings.path("~/.aws/cli/cache"), f"{name}.json")
     kept = None
     with suppress(CredentialsError, ValueError):  # what is damaged or has ended is not there
-        kept = _from_document(settings, (_read_cache(path) or {}).get("Credentials"))
+        kept = _from_document(settings, _read_cache(path).get("Credentials"))
         kept = _named(kept, f"role {parameters['RoleArn']}, in the AWS CLI's cache")
     if kept and _seconds_left(settings, kept.expiration) >= 15 * 60:
         return kept
@@ -2612,6 +2615,7 @@ def _proxy_connection(
 
         def setup(self) -> None:
             super().setup()
+            self.rfile.close()  # it would keep the socket open until it is collected
             self.link = _Link(self.connection, 0.0)
             self.rfile = self.link.makefile("rb")
 
@@ -2705,7 +2709,6 @@ def _note(text: str, usage: str = "") -> None:
 
 def _write(text: str) -> None:
     """To stdout at once; to pipes and files as UTF-8 with LF: a CR would become part of somebody's token."""
-    import contextlib
     if sys.stdout is None:
         raise OSError("stdout is closed")
     try:
@@ -2715,6 +2718,7 @@ def _write(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except OSError:  # a pipe without a reader, a full disk: do not try again at exit
+        import contextlib
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise
@@ -2905,6 +2909,7 @@ def _converse(options: Any) -> int:
 def _proxy(options: Any) -> int:
     """Serve, one thread a connection, until SIGTERM or Ctrl-C, once there is a token."""
     import contextlib
+    import shlex
     import signal
     from socketserver import ThreadingTCPServer
 
@@ -2933,9 +2938,9 @@ def _proxy(options: Any) -> int:
     with contextlib.suppress(KeyboardInterrupt), server:
         _write(
             f"export OPENAI_BASE_URL={base}{_OPENAI_PATHS[options.endpoint]}\n"
-            f"export OPENAI_API_KEY={key}\n"
+            f"export OPENAI_API_KEY={shlex.quote(key)}\n"
             f"export ANTHROPIC_BEDROCK_BASE_URL={base}\n"
-            f"export BEDROCK_TOKEN_PROXY_KEY={key}\n"
+            f"export BEDROCK_TOKEN_PROXY_KEY={shlex.quote(key)}\n"
         )
         server.serve_forever()
     return 0

@@ -158,7 +158,7 @@ async def async_callable():
     ("callable that returns text", lambda: TEXT),
     ("long-term key", LONG_TERM),
     ("of a kind nobody knows yet", "bedrock-api-key2-0123456789"),
-    ("Token of that kind", bt.Token("bedrock-api-key2-0123456789", TOKEN.expiration, "us-east-1", "bedrock")),
+    ("Token of that kind", bt.Token("bedrock-api-key2-0123456789", TOKEN.expiration, "us-east-1")),
 ]))
 def test_given_token_is_sent(token, call, runtime, environ):
     environ[BEARER] = "another"
@@ -292,7 +292,7 @@ PROFILE = "[profile dev]\nregion = eu-central-1\n"
     ("the given Token's own", {}, {"token": WESTERN}, "us-west-2"),
     ("the provider's own", {}, {"token": lambda: WESTERN}, "us-west-2"),
     ("a Token's whose text says nothing", {},
-     {"token": bt.Token("opaque", WESTERN.expiration, "us-west-2", "bedrock")}, "us-west-2"),
+     {"token": bt.Token("opaque", WESTERN.expiration, "us-west-2")}, "us-west-2"),
     ("the given token's own, not AWS_REGION", {"AWS_REGION": "us-east-1"},
      {"token": str(WESTERN)}, "us-west-2"),
     ("the given token's own, not a broken AWS_REGION", {"AWS_REGION": "nowhere"},
