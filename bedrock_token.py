@@ -1853,9 +1853,10 @@ class _Held:
     def __init__(self, token: Token, credentials: Credentials, minted: float, rotates: bool) -> None:
         self.token = token
         self.credentials = credentials
-        self.minted = minted
-        self.looked_up = minted  # the one thing here that changes
         self.rotates = rotates  # its credentials may be replaced at any time, and do not say when
+        self.minted = minted
+        self.looked_up = minted
+        self.failed_at = float("-inf")  # this and the last are all that changes
         self._end = token.expiration.timestamp()
         self._monotonic_end = time.monotonic() + self._end - minted
         self._margin = min(_MARGIN, (self._end - minted) / 5)
@@ -1867,59 +1868,61 @@ class _Held:
     def is_good(self, now: float) -> bool:
         return self._left(now) >= min(self._margin, _LAST_MOMENT)
 
-    def is_due(self, now: float) -> bool:
-        """Whether it is time to renew it, or to see whether its credentials have been replaced."""
+    def is_fresh(self, now: float) -> bool:
+        """Whether it is good, and it is not time yet to renew it or to look its credentials up again."""
+        if self.failed_at <= now < self.failed_at + _RETRY_AFTER:
+            return self.is_good(now)
         too_old = self.rotates and now >= self.looked_up + _LOOK_AGAIN_AFTER
-        return self._left(now) < self._margin or too_old or now < self.minted
+        return self._left(now) >= self._margin and not too_old and now >= self.minted
 
 
 class _Renewal:
-    """A renewal under way, which any number of callers wait for and one of them makes.
+    """A renewal that any number of callers wait for, and one of them makes.
 
-    Its state changes in steps that no signal can divide: an exception raised by a signal's handler leaves it
-    either to be made by the next who asks, or made.
+    No signal can divide a step that changes it, unlike those of threading's classes: an exception raised by a
+    signal's handler leaves it either to be made by the next who asks, or made.
     """
 
     def __init__(self) -> None:
-        self.maker: dict[str, list[int]] = {}  # who comes first, by setdefault, which is such a step
-        self.outcome: list[Token | BaseException] = []  # one, once it is made
-        self.waiting: list[Callable[[], object]] = []
+        self.maker: dict[str, list[int]] = {}  # the first to enter its thread, by setdefault
+        self.outcome: Token | Exception | None = None
+        self._bells: list[Callable[[Token | Exception], None]] = []
 
-    def publish(self, outcome: Token | BaseException | None) -> None:
-        """Let everybody have it, None if there is none; done again if it was interrupted itself."""
-        if not self.outcome:
-            self.outcome.append(outcome or BedrockTokenError("the look-up of credentials was interrupted"))
-        for wake in list(self.waiting):
-            wake()
+    def publish(self, outcome: Token | Exception) -> None:
+        """Let everybody have it; done again if it was interrupted."""
+        self.outcome = outcome
+        for ring in list(self._bells):
+            ring(outcome)
 
-    def wait(self) -> None:
+    def wait(self) -> Token | Exception:
         from queue import SimpleQueue
-        bell: SimpleQueue[None] = SimpleQueue()
-        self.waiting.append(lambda: bell.put(None))
-        if not self.outcome:  # or it was published before it could know of us
-            bell.get()
+        bell: SimpleQueue[Token | Exception] = SimpleQueue()
+        self._bells.append(bell.put)
+        if self.outcome is not None:  # published before it could know of us
+            return self.outcome
+        return bell.get()
 
-    def result(self) -> Token:
-        """The token; or the error, of which each caller gets a copy, since raising it writes into it."""
-        import copy
-        error = self.outcome[0]
-        if not isinstance(error, BaseException):
-            return error
-        try:
-            twin = copy.copy(error)
-            twin.__cause__ = error.__cause__
-        except Exception:  # one that cannot be copied
-            twin = error
-        raise twin.with_traceback(error.__traceback__)
+
+def _handed_out(outcome: Token | Exception) -> Token:
+    """The token; or the error, of which each caller gets a copy, since raising it writes into it."""
+    import copy
+    if isinstance(outcome, Token):
+        return outcome
+    try:
+        twin = copy.copy(outcome)
+        twin.__cause__ = outcome.__cause__
+    except Exception:  # one that cannot be copied
+        twin = outcome
+    raise twin.with_traceback(outcome.__traceback__)
 
 
 class TokenProvider:
-    """A callable that returns a token that is valid now: it reuses one token, and mints another in good time.
+    """A callable that returns a token that is valid now: it reuses one, and mints another in good time.
 
     The arguments are get_token's; `clock` returns seconds since 1970. Credentials that do not say when they
-    end are looked up again every 5 minutes, since they may be rotated. While a renewal fails the token is
-    served as long as it is valid, then the source's error is raised. Safe for any number of threads and event
-    loops, across fork, and after Ctrl-C. A pickle holds the credentials it was given.
+    end are looked up again every 5 minutes. While a renewal fails the token is served as long as it is valid,
+    then the source's error is raised. Safe for threads, event loops, fork and Ctrl-C. A pickle holds the
+    credentials it was given.
     """
 
     def __init__(
@@ -1936,7 +1939,6 @@ class TokenProvider:
         self._clock = clock
         self._mfa_code: MfaCode = None
         self._held: _Held | None = None
-        self._failed_at = float("-inf")
         # By process id, since a fork takes no threads along, and by whether it is renew() that asks.
         self._renewals: dict[tuple[int, bool], _Renewal] = {}
 
@@ -1949,45 +1951,36 @@ class TokenProvider:
 
     def token(self) -> Token:
         """A Token that is valid now. Raises what get_token and the credentials' source raise."""
-        return self._at_once() or self._renewed(anew=False)
+        return self._at_once() or _handed_out(self._result(self._renewal(False), anew=False))
 
     def renew(self) -> Token:
         """A token minted now from credentials looked up now, for whoever was refused with the last one.
 
         Callers at the same time share one look-up. Raises what token() raises, also while that one is valid.
         """
-        return self._renewed(anew=True)
+        return _handed_out(self._result(self._renewal(True), anew=True))
 
     async def async_token(self) -> Token:
         """token() for asyncio: the look-up runs in the loop's executor; all tasks and threads share it."""
         import asyncio
         token = self._at_once()
         if token is None:
-            renewal = self._renewals.setdefault((os.getpid(), False), _Renewal())
-            job = asyncio.get_running_loop().run_in_executor(None, self._make, renewal, False)
-            token = await job or renewal.result()
+            loop, renewal = asyncio.get_running_loop(), self._renewal(False)
+            token = _handed_out(await loop.run_in_executor(None, self._result, renewal, False))
         return token
 
     def _at_once(self) -> Token | None:
-        """The token in hand, unless it has to be renewed first, or it is time to and nobody does it yet."""
-        held, now = self._held, self._clock()
-        if held is None or not held.is_good(now):
-            return None
-        failed_lately = self._failed_at <= now < self._failed_at + _RETRY_AFTER
-        if failed_lately or not held.is_due(now):
-            return held.token
-        renewal = self._renewals.get((os.getpid(), False))
-        return held.token if renewal is not None and renewal.maker else None
+        held = self._held
+        return held.token if held is not None and held.is_fresh(self._clock()) else None
 
-    def _renewed(self, anew: bool) -> Token:
-        renewal = self._renewals.setdefault((os.getpid(), anew), _Renewal())
-        return self._make(renewal, anew) or renewal.result()
+    def _renewal(self, anew: bool) -> _Renewal:
+        return self._renewals.setdefault((os.getpid(), anew), _Renewal())
 
-    def _make(self, renewal: _Renewal, anew: bool) -> Token | None:
-        """Make it, or wait for whoever does; or return the token in hand, if that is good meanwhile."""
+    def _result(self, renewal: _Renewal, anew: bool) -> Token | Exception:
+        """Make it, or wait for whoever does; or go on with the token in hand meanwhile, if that is good."""
         from threading import get_ident
         us = [get_ident()]  # a list of our own, which `is` tells from any other
-        outcome = None
+        outcome: Token | Exception = BedrockTokenError("the look-up of credentials was interrupted")
         try:
             if renewal.maker.setdefault("by", us) is us:
                 outcome = self._outcome(anew)
@@ -1999,27 +1992,29 @@ class TokenProvider:
                 self._renewals.pop((os.getpid(), anew), None)
             raise
 
-        if not renewal.outcome:  # somebody else is at it
-            held = self._held
-            if held is not None and not anew and held.is_good(self._clock()):
-                return held.token
-            if renewal.maker["by"] == us:
-                raise CredentialsError("the credentials callable asks the provider that is waiting for it")
-            renewal.wait()
-        return None
+        if renewal.outcome is not None:
+            return renewal.outcome
+        held = self._held
+        if held is not None and not anew and held.is_good(self._clock()):
+            return held.token
+        if renewal.maker["by"] == us:
+            raise CredentialsError("the credentials callable asks the provider that is waiting for it")
+        return renewal.wait()
 
-    def _outcome(self, anew: bool) -> Token | BaseException:
-        held, now = self._held, self._clock()
-        if not anew and held is not None and not held.is_due(now):
-            return held.token  # somebody has finished between our look and our taking the lead
+    def _outcome(self, anew: bool) -> Token | Exception:
+        token = None if anew else self._at_once()
+        if token is not None:
+            return token  # somebody has finished between our look and our taking the lead
+        held = self._held
         try:
-            self._held = held = self._look_up(anew)
+            self._held = renewed = self._look_up(anew)
+            return renewed.token
         except Exception as error:
             now = self._clock()
             if anew or held is None or not held.is_good(now):
                 return error
-            self._failed_at = now
-        return held.token
+            held.failed_at = now
+            return held.token
 
     def _look_up(self, anew: bool) -> _Held:
         settings = _Settings(self._environ, self._profile, self._region, self._mfa_code, self._clock)
@@ -2027,7 +2022,7 @@ class TokenProvider:
         now, held = self._clock(), self._held
         if held and not anew and (credentials, region) == (held.credentials, held.token.region):
             held.looked_up = now
-            if not held.is_due(now):
+            if held.is_fresh(now):
                 return held
         rotates = credentials.expiration is None and not isinstance(self._credentials, Credentials)
         moment = datetime.fromtimestamp(now, timezone.utc)
