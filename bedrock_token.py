@@ -2053,7 +2053,6 @@ _TOKEN_REFUSALS = (
     ("pre-defined prefix", True, "this is not a Bedrock API key"),
     (":CallWithBearerToken", False, "allow that action to the identity that made the key"),
 )
-_SLOW_HINT = "give it longer with timeout=, or --timeout"
 # The end of a path -> the events one of which ends a complete stream.
 _LAST_EVENTS = {
     "/converse-stream": ("messageStop",),
@@ -2113,7 +2112,7 @@ def _refusal(settings: _Settings, answer: _Answer, token: str, region: str) -> t
     from email.utils import parsedate_to_datetime
     code, message = _error_of(answer, [token])
     request_id = _quoted(answer.headers.get("x-amzn-RequestId", ""), [token], 100)
-    known = [(itself, meaning) for text, itself, meaning in _TOKEN_REFUSALS if text in message]
+    known = [row[1:] for row in _TOKEN_REFUSALS if row[0] in message]
     itself, hint = known[0] if known else (False, "")
     try:
         skew = (settings.now() - parsedate_to_datetime(answer.headers["Date"])).total_seconds()
@@ -2148,9 +2147,8 @@ def _check_call(path: str, method: str | None, endpoint: str, timeout: float) ->
 
 
 def _unanswered(error: _NoAnswer) -> BedrockTokenError:
-    failure = BedrockTokenError(error.message, _SLOW_HINT if error.timed_out else error.hint)
-    failure.__cause__ = error
-    return failure
+    hint = "give it longer with timeout=, or --timeout" if error.timed_out else error.hint
+    return BedrockTokenError(error.message, hint)
 
 
 def _document_of(answer: _Answer) -> Any:
@@ -2158,7 +2156,7 @@ def _document_of(answer: _Answer) -> Any:
     try:
         document = _parse_json(answer.read_all(_PAYLOAD_LIMIT).strip() or b"{}")
     except _NoAnswer as error:
-        raise _unanswered(error)
+        raise _unanswered(error) from error
     if not isinstance(document, (dict, list)):
         raise BedrockTokenError("Bedrock's answer is not a JSON object or list (a proxy in between?)")
     return document
@@ -2205,7 +2203,7 @@ def _ask_bedrock(
                 return answer, bearer
             answer.read_all(_CREDENTIAL_LIMIT)
         except _NoAnswer as error:
-            raise _unanswered(error)
+            raise _unanswered(error) from error
 
         # 3. A refusal.
         refusal, itself = _refusal(settings, answer, bearer, region)
@@ -2219,23 +2217,24 @@ def _ask_bedrock(
 def _frame_headers(block: bytes) -> dict[str, str]:
     """The string headers of a frame; those of the other types are passed over."""
     sizes = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
-    headers, end = {}, 0
-    try:
-        while end < len(block):
-            start, end = end + 1, end + 1 + block[end]
-            name, kind = block[start:end].decode("utf-8"), block[end]
-            start = end + 1
-            if kind in (6, 7):  # bytes, a string
-                start += 2
-                end = start + int.from_bytes(block[start - 2:start], "big")
-            else:
-                end = start + sizes[kind]
-            if kind == 7:
-                headers[name] = block[start:end].decode("utf-8")
-    except (IndexError, KeyError, ValueError):
-        end = -1
-    if end != len(block):
-        raise BedrockTokenError("Bedrock's stream is damaged: a frame's headers cannot be read")
+    headers, rest = {}, io.BytesIO(block)
+
+    def take(size: int) -> bytes:
+        data = rest.read(size)
+        if len(data) < size:
+            raise ValueError("a frame's headers end too early")
+        return data
+
+    while rest.tell() < len(block):
+        name = take(take(1)[0]).decode("utf-8")
+        kind = take(1)[0]
+        if kind in (6, 7):  # bytes, a string
+            sizes[kind] = int.from_bytes(take(2), "big")
+        elif kind not in sizes:
+            raise ValueError("a frame's header is of an unknown type")
+        value = take(sizes[kind])
+        if kind == 7:
+            headers[name] = value.decode("utf-8")
     return headers
 
 
@@ -2254,47 +2253,38 @@ def _decode_frames(file: io.BufferedReader) -> Iterator[tuple[dict[str, str], by
         head = file.read(12)
         if not head:
             return
-        total, headers_length, head_checksum = prelude(head.ljust(12))
+        total, headers_length, checksum = prelude(head.ljust(12))
         size = total - headers_length - 16
         sane = headers_length <= _HEADERS_LIMIT and 0 <= size <= _PAYLOAD_LIMIT
-        if head_checksum != crc32(head[:8]) or not sane:
-            raise BedrockTokenError("Bedrock's stream is damaged: a frame's head is not as it was sent")
+        if not sane or checksum != crc32(head[:8]):
+            raise ValueError("a frame's head is not as it was sent")
         rest = file.read(total - 12)
-        if len(rest) < total - 12:
-            raise BedrockTokenError("Bedrock's stream is cut off inside a frame")
-        if int.from_bytes(rest[-4:], "big") != crc32(rest[:-4], crc32(head)):
-            raise BedrockTokenError("Bedrock's stream is damaged: a frame is not as it was sent")
+        if len(rest) < total - 12 or int.from_bytes(rest[-4:], "big") != crc32(rest[:-4], crc32(head)):
+            raise ValueError("a frame is not as it was sent")
         yield headers_of(rest[:headers_length]), rest[headers_length:-4]
 
 
-def _event_json(data: str | bytes) -> dict[str, Any] | None:
-    """The JSON object of an event, or None. It is UTF-8: json, left to find that out, takes much longer."""
-    try:
-        document = _parse_json(data if isinstance(data, str) else data.decode("utf-8"))
-    except ValueError:
-        document = None
-    return document if isinstance(document, dict) else None
+def _event_json(text: str) -> dict[str, Any]:
+    document = _parse_json(text)
+    if not isinstance(document, dict):
+        raise ValueError("an event is not a JSON object")
+    return document
 
 
 def _event_of_frame(headers: dict[str, str], payload: bytes) -> dict[str, Any]:
     """What a frame means: an event, or the error that it carries."""
     kind, name = headers.get(":message-type"), headers.get(":event-type")
-    if kind == "error":
-        raise BedrockError(0, headers.get(":error-code", ""), headers.get(":error-message", ""))
-    document = _event_json(payload)
-    if kind == "exception":
-        message = (document or {}).get("message") or "no message"
-        raise BedrockError(0, headers.get(":exception-type", ""), str(message))
-    if kind != "event" or name is None or document is None:
-        raise BedrockTokenError("Bedrock's stream holds a frame that is no event")
+    if kind in ("error", "exception"):
+        said = _parse_json(payload)
+        message = said.get("message") if isinstance(said, dict) else headers.get(":error-message")
+        code = headers.get(":exception-type") or headers.get(":error-code", "")
+        raise BedrockError(0, code, str(message or "no message"))
+    if kind != "event" or name is None:
+        raise ValueError("a frame is no event")
 
+    document = _event_json(payload.decode("utf-8"))  # json, left to find that out, takes much longer
     if name == "chunk" and isinstance(document.get("bytes"), str):  # of InvokeModelWithResponseStream
-        try:
-            document = _event_json(binascii.a2b_base64(document["bytes"]))
-        except ValueError:
-            document = None
-        if document is None:
-            raise BedrockTokenError("Bedrock's stream holds a chunk that is not JSON")
+        document = _event_json(binascii.a2b_base64(document["bytes"]).decode("utf-8"))
     return {name: document}
 
 
@@ -2305,9 +2295,7 @@ def _decode_server_sent_events(file: io.BufferedReader) -> Iterator[tuple[str, s
     for line in iter(lambda: lines.readline(_PAYLOAD_LIMIT), ""):
         name, _, value = line.rstrip("\n").partition(":")
         if size + len(line) >= _PAYLOAD_LIMIT:
-            raise BedrockTokenError("Bedrock's stream holds an event that is too long")
-        if line[-1] != "\n":
-            break
+            raise ValueError("an event is too long")
         if name == "data":
             data.append(value.removeprefix(" "))
             size += len(line)
@@ -2317,10 +2305,8 @@ def _decode_server_sent_events(file: io.BufferedReader) -> Iterator[tuple[str, s
             if data:
                 yield kind, "\n".join(data)
             kind, data, size = "", [], 0
-    if data == ["[DONE]"]:
-        yield kind, data[0]
-    elif data:
-        raise BedrockTokenError("Bedrock's stream is cut off inside an event")
+    if data:
+        raise ValueError("it ends inside an event")
 
 
 def _event_of_data(kind: str, data: str) -> dict[str, Any]:
@@ -2328,8 +2314,6 @@ def _event_of_data(kind: str, data: str) -> dict[str, Any]:
     if data == "[DONE]":
         return _DONE
     document = _event_json(data)
-    if document is None:
-        raise BedrockTokenError("Bedrock's stream holds an event that is not a JSON object")
     error = document.get("error")
     if not isinstance(error, dict) and "error" in (kind, document.get("type")):
         error = document
@@ -2339,7 +2323,7 @@ def _event_of_data(kind: str, data: str) -> dict[str, Any]:
     return document
 
 
-# The Content-Type of a stream -> its framing, and what the framed parts mean.
+# The Content-Type of a stream -> its framing, and what the framed parts mean; ValueError for what is damaged.
 _STREAMS: dict[str, tuple[Callable[..., Iterator[Any]], Callable[..., dict[str, Any]]]] = {
     "application/vnd.amazon.eventstream": (_decode_frames, _event_of_frame),
     "text/event-stream": (_decode_server_sent_events, _event_of_data),
@@ -2357,25 +2341,26 @@ def _events(answer: _Answer, path: str, token: str, timeout: float) -> Iterator[
         try:
             yield {}
             if kind not in _STREAMS:
-                raise BedrockTokenError("Bedrock's answer is not a stream (a proxy in between?)")
+                raise ValueError("it is no stream of events (a proxy in between?)")
             decode, meaning = _STREAMS[kind]
             for parts in decode(io.BufferedReader(answer, 65536)):
                 event = meaning(*parts)
                 complete = complete or (event.get("type") or next(iter(event), "")) in last
                 if event is not _DONE:
                     yield event
-            failure = None if complete else BedrockTokenError("Bedrock's stream ended before the message did")
+            if complete:
+                return
+            failure = BedrockTokenError("Bedrock's stream is cut off: it ended before the message did")
         except BedrockError as error:
             said = (error.code, error.message, answer.headers.get("x-amzn-RequestId", ""))
             failure = BedrockError(0, *[_quoted(text, [token]) for text in said])
-        except UnicodeDecodeError:
-            failure = BedrockTokenError("Bedrock's stream is damaged: it is not UTF-8")
+        except ValueError as error:
+            failure = BedrockTokenError(f"Bedrock's stream is damaged or cut off: {error}")
         except _NoAnswer as error:
-            failure = _unanswered(error)
+            raise _unanswered(error) from error
         finally:
             answer.close()
-        if failure is not None:
-            raise failure
+        raise failure  # here, where it has no context: what was said may hold the token
 
     events = generate()
     next(events)  # into its `try`: from here on, closing or losing it closes the connection

@@ -90,7 +90,11 @@ class Pieces(io.RawIOBase):
 
 def decoding(chunks):
     file = io.BufferedReader(Pieces(chunks))
-    return (bt._event_of_frame(*frame) for frame in bt._decode_frames(file))
+    try:
+        for each in bt._decode_frames(file):
+            yield bt._event_of_frame(*each)
+    except ValueError as error:  # what is damaged; a stream's reader is told so in one place
+        raise bt.BedrockTokenError(str(error)) from error
 
 
 def decode(*chunks):
@@ -251,7 +255,7 @@ def test_error_in_the_stream(data, code, message, stream, runtime):
 @pytest.mark.parametrize("data, message", cases([
     ("exception without a message", frame([(":message-type", "exception")], b"{}"), "no message"),
     ("exception without JSON", frame([(":message-type", "exception")], b"busy"), "no message"),
-    ("error without a code", frame([(":message-type", "error")]), ""),
+    ("error without a code", frame([(":message-type", "error")]), "no message"),
 ]))
 def test_error_that_says_little(data, message):
     with pytest.raises(bt.BedrockError) as caught:
