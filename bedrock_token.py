@@ -1840,10 +1840,9 @@ def provide_token(
 
 # -------------------------------------------------------------------------------- TokenProvider
 
-# Seconds.
-_MARGIN = 15 * 60.0  # before its end, or a fifth of its life if that is less: one renews it, others go on
+_MARGIN = 15 * 60.0  # seconds before its end, or a fifth of its life if that is less: one caller renews it
 _LAST_MOMENT = 10.0  # before its end: it is not handed out any more
-_RETRY_AFTER = 30.0  # after a renewal that failed while the token was still good
+_RETRY_AFTER = 30.0  # after a renewal that failed while the token was good
 _LOOK_AGAIN_AFTER = 300.0  # for credentials that do not say when they end
 
 
@@ -1854,9 +1853,8 @@ class _Held:
         self.token = token
         self.credentials = credentials
         self.rotates = rotates  # its credentials may be replaced at any time, and do not say when
-        self.minted = minted
-        self.looked_up = minted
-        self.failed_at = float("-inf")  # this and the last are all that changes
+        self.minted = self.looked_up = minted
+        self.failed_at = float("-inf")  # the last renewal; this and looked_up are all that changes
         self._end = token.expiration.timestamp()
         self._monotonic_end = time.monotonic() + self._end - minted
         self._margin = min(_MARGIN, (self._end - minted) / 5)
@@ -1877,13 +1875,10 @@ class _Held:
 
 
 class _Renewal:
-    """A renewal that any number of callers wait for, and one of them makes.
+    """A renewal that one caller makes for all who wait. No signal can divide the steps that change it."""
 
-    No signal can divide a step that changes it, unlike those of threading's classes: an exception raised by a
-    signal's handler leaves it either to be made by the next who asks, or made.
-    """
-
-    def __init__(self) -> None:
+    def __init__(self, anew: bool) -> None:
+        self.anew = anew
         self.maker: dict[str, list[int]] = {}  # the first to enter its thread, by setdefault
         self.outcome: Token | Exception | None = None
         self._bells: list[Callable[[Token | Exception], None]] = []
@@ -1917,12 +1912,11 @@ def _handed_out(outcome: Token | Exception) -> Token:
 
 
 class TokenProvider:
-    """A callable that returns a token that is valid now: it reuses one, and mints another in good time.
+    """A callable that returns a token valid now: it reuses one, and mints another in good time.
 
     The arguments are get_token's; `clock` returns seconds since 1970. Credentials that do not say when they
-    end are looked up again every 5 minutes. While a renewal fails the token is served as long as it is valid,
-    then the source's error is raised. Safe for threads, event loops, fork and Ctrl-C. A pickle holds the
-    credentials it was given.
+    end are looked up every 5 minutes. While that fails the token is served until it ends, then the error is
+    raised. Safe for threads, event loops, fork and Ctrl-C. A pickle holds the credentials given.
     """
 
     def __init__(
@@ -1945,28 +1939,23 @@ class TokenProvider:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_held": None, "_renewals": {}}
 
-    def __call__(self) -> Token:
-        """The same as token()."""
-        return self.token()
-
     def token(self) -> Token:
         """A Token that is valid now. Raises what get_token and the credentials' source raise."""
-        return self._at_once() or _handed_out(self._result(self._renewal(False), anew=False))
+        return self._at_once() or _handed_out(self._result(self._renewal(anew=False)))
+
+    __call__ = token
 
     def renew(self) -> Token:
-        """A token minted now from credentials looked up now, for whoever was refused with the last one.
-
-        Callers at the same time share one look-up. Raises what token() raises, also while that one is valid.
-        """
-        return _handed_out(self._result(self._renewal(True), anew=True))
+        """A token from credentials looked up now, for whoever was refused. Callers at one time share it."""
+        return _handed_out(self._result(self._renewal(anew=True)))
 
     async def async_token(self) -> Token:
-        """token() for asyncio: the look-up runs in the loop's executor; all tasks and threads share it."""
+        """token() for asyncio: looks up in the loop's executor, once for all tasks and threads."""
         import asyncio
         token = self._at_once()
         if token is None:
-            loop, renewal = asyncio.get_running_loop(), self._renewal(False)
-            token = _handed_out(await loop.run_in_executor(None, self._result, renewal, False))
+            job = asyncio.get_running_loop().run_in_executor(None, self._result, self._renewal(anew=False))
+            token = _handed_out(await job)
         return token
 
     def _at_once(self) -> Token | None:
@@ -1974,28 +1963,28 @@ class TokenProvider:
         return held.token if held is not None and held.is_fresh(self._clock()) else None
 
     def _renewal(self, anew: bool) -> _Renewal:
-        return self._renewals.setdefault((os.getpid(), anew), _Renewal())
+        return self._renewals.setdefault((os.getpid(), anew), _Renewal(anew))
 
-    def _result(self, renewal: _Renewal, anew: bool) -> Token | Exception:
+    def _result(self, renewal: _Renewal) -> Token | Exception:
         """Make it, or wait for whoever does; or go on with the token in hand meanwhile, if that is good."""
         from threading import get_ident
         us = [get_ident()]  # a list of our own, which `is` tells from any other
         outcome: Token | Exception = BedrockTokenError("the look-up of credentials was interrupted")
         try:
             if renewal.maker.setdefault("by", us) is us:
-                outcome = self._outcome(anew)
+                outcome = self._outcome(renewal.anew)
                 renewal.publish(outcome)
-                self._renewals.pop((os.getpid(), anew), None)
+                self._renewals.pop((os.getpid(), renewal.anew), None)
         except BaseException:  # a signal handler's: those who wait must not wait for ever, or see that
             if renewal.maker.get("by") is us:
                 renewal.publish(outcome)
-                self._renewals.pop((os.getpid(), anew), None)
+                self._renewals.pop((os.getpid(), renewal.anew), None)
             raise
 
+        held = self._held
         if renewal.outcome is not None:
             return renewal.outcome
-        held = self._held
-        if held is not None and not anew and held.is_good(self._clock()):
+        if held is not None and not renewal.anew and held.is_good(self._clock()):
             return held.token
         if renewal.maker["by"] == us:
             raise CredentialsError("the credentials callable asks the provider that is waiting for it")
@@ -2005,10 +1994,22 @@ class TokenProvider:
         token = None if anew else self._at_once()
         if token is not None:
             return token  # somebody has finished between our look and our taking the lead
+
         held = self._held
         try:
-            self._held = renewed = self._look_up(anew)
-            return renewed.token
+            settings = _Settings(self._environ, self._profile, self._region, self._mfa_code, self._clock)
+            credentials, region = _find(settings, self._credentials)
+            now = self._clock()
+            if held and not anew and (credentials, region) == (held.credentials, held.token.region):
+                held.looked_up = now
+                if held.is_fresh(now):
+                    return held.token
+
+            moment = datetime.fromtimestamp(now, timezone.utc)
+            token = _mint(credentials, region, self._lifetime, moment, self._service)
+            rotates = credentials.expiration is None and not isinstance(self._credentials, Credentials)
+            self._held = _Held(token, credentials, now, rotates)
+            return token
         except Exception as error:
             now = self._clock()
             if anew or held is None or not held.is_good(now):
@@ -2016,39 +2017,19 @@ class TokenProvider:
             held.failed_at = now
             return held.token
 
-    def _look_up(self, anew: bool) -> _Held:
-        settings = _Settings(self._environ, self._profile, self._region, self._mfa_code, self._clock)
-        credentials, region = _find(settings, self._credentials)
-        now, held = self._clock(), self._held
-        if held and not anew and (credentials, region) == (held.credentials, held.token.region):
-            held.looked_up = now
-            if held.is_fresh(now):
-                return held
-        rotates = credentials.expiration is None and not isinstance(self._credentials, Credentials)
-        moment = datetime.fromtimestamp(now, timezone.utc)
-        token = _mint(credentials, region, self._lifetime, moment, self._service)
-        return _Held(token, credentials, now, rotates)
-
 
 # ------------------------------------------------------------------------------ calling Bedrock
-#
-# https://docs.aws.amazon.com/bedrock/latest/APIReference/welcome.html
 
 _BEARER_VARIABLE = _SERVICES["bedrock"][2]
 _PAYLOAD_LIMIT = 24 * 1024 * 1024  # bytes of an event, and of an answer
 _HEADERS_LIMIT = 128 * 1024
 _ENDPOINTS = ("bedrock-runtime", "bedrock", "bedrock-mantle")
-# Endpoints and an operation, https://docs.aws.amazon.com/bedrock/latest/userguide/api-keys-use.html
-_NO_KEYS = (
-    "bedrock-agent", "bedrock-agent-runtime", "bedrock-data-automation", "bedrock-data-automation-runtime",
-    "invoke-with-bidirectional-stream",
-)
+# How endpoints begin and paths end, https://docs.aws.amazon.com/bedrock/latest/userguide/api-keys-use.html
+_NO_KEYS = (("bedrock-agent", "bedrock-data-automation"), "/invoke-with-bidirectional-stream")
 # What Bedrock says when it refuses the token; whether it is the token itself; what it means.
 _TOKEN_REFUSALS = (
-    ("make sure your API Key is valid", True,
-     "the key is for another region than {region}, has expired, or is damaged"),
-    ("token included in the request is expired", True,
-     "the credentials behind the key have expired: mint a new one"),
+    ("API Key is valid", True, "the key is for another region than {region}, has expired, or is damaged"),
+    ("request is expired", True, "the credentials behind the key have expired: mint a new one"),
     ("has expired", True, "mint a new one"),
     ("pre-defined prefix", True, "this is not a Bedrock API key"),
     (":CallWithBearerToken", False, "allow that action to the identity that made the key"),
@@ -2069,9 +2050,7 @@ class BedrockError(BedrockTokenError):
     def __init__(self, status: int, code: str, message: str, request_id: str = "", hint: str = "") -> None:
         super().__init__(message, hint)
         self.args = (status, code, message, request_id, hint)
-        self.status = status
-        self.code = code
-        self.request_id = request_id
+        self.status, self.code, self.request_id = status, code, request_id
 
     def __str__(self) -> str:
         status = f" (HTTP {self.status})" if self.status else ""
@@ -2124,20 +2103,13 @@ def _refusal(settings: _Settings, answer: _Answer, token: str, region: str) -> t
     return error, itself and answer.status in (401, 403)
 
 
-def _base64_of_bytes(value: object) -> str:
-    """Images and documents are bytes in the API, which is base64 in its JSON."""
-    if not isinstance(value, (bytes, bytearray)):
-        raise TypeError(f"{type(value).__name__} cannot stand in a request to Bedrock")
-    return binascii.b2a_base64(value, newline=False).decode("ascii")
-
-
 def _check_call(path: str, method: str | None, endpoint: str, timeout: float) -> None:
     """Refuse what cannot be called, before anything is sent."""
     if not _is_target(path):
         raise ValueError('path must start with "/" and be percent-encoded')
-    for name in (endpoint, path.partition("?")[0].rpartition("/")[2]):
-        if name in _NO_KEYS:
-            raise ValueError(f"{name} takes no API keys: use an AWS SDK, which signs with AWS credentials")
+    begins, ends = _NO_KEYS
+    if str(endpoint).startswith(begins) or path.partition("?")[0].endswith(ends):
+        raise ValueError("this takes no API keys: use an AWS SDK, which signs with AWS credentials")
     if endpoint not in _ENDPOINTS:
         raise ValueError(f"endpoint must be one of {', '.join(_ENDPOINTS)}, not {endpoint!r}")
     if method is not None and not (_is_plain(method) and method.isalpha() and method.isupper()):
@@ -2169,6 +2141,10 @@ def _ask_bedrock(
 ) -> tuple[_Answer, str]:
     """The 2xx answer to a call, its body unread, and the token it took: a provider's is renewed once."""
     import json
+
+    def base64_of(value: Any) -> str:  # as the API has images and documents; TypeError for what is not bytes
+        return binascii.b2a_base64(value, newline=False).decode("ascii")
+
     # 1. What is sent.
     _check_call(path, method, endpoint, timeout)
     deadline = time.monotonic() + timeout
@@ -2176,19 +2152,19 @@ def _ask_bedrock(
     if body is not None:
         if not isinstance(body, (dict, list)):
             raise TypeError(f"body must be a dict or a list, not {type(body).__name__}")
-        data = json.dumps(body, default=_base64_of_bytes, allow_nan=False).encode("utf-8")
+        data = json.dumps(body, default=base64_of, allow_nan=False).encode("utf-8")
         said["content-type"] = "application/json"
     for name, value in headers:
         sane = _is_plain(name) and ":" not in name and value.isascii() and value.isprintable()
         if not sane or name.lower() in ("authorization", "host", "content-length"):
-            raise ValueError(f"header {name!r} is made from the other arguments, or cannot be sent as it is")
+            raise ValueError(f"header {name!r} is an argument of its own, or cannot be sent")
         said[name.lower()] = value
 
     # 2. Where, with which token.
     bearer, region = _bearer(settings, token)
     attempts = settings.setting("max_attempts") or "3"
     if not attempts.isdecimal() or not 0 < int(attempts[:9]) < 1000:
-        raise CredentialsError("AWS_MAX_ATTEMPTS, or max_attempts of the profile, must be a number above 0")
+        raise CredentialsError("AWS_MAX_ATTEMPTS (max_attempts) must be a number above 0")
     method = method or ("GET" if data is None else "POST")
     url = _endpoint(settings, endpoint.replace("-", "_"), region) + path
     renew = getattr(token, "renew", None)
@@ -2222,17 +2198,17 @@ def _frame_headers(block: bytes) -> dict[str, str]:
     def take(size: int) -> bytes:
         data = rest.read(size)
         if len(data) < size:
-            raise ValueError("a frame's headers end too early")
+            raise ValueError("a frame's headers cannot be read")
         return data
 
     while rest.tell() < len(block):
         name = take(take(1)[0]).decode("utf-8")
         kind = take(1)[0]
         if kind in (6, 7):  # bytes, a string
-            sizes[kind] = int.from_bytes(take(2), "big")
-        elif kind not in sizes:
-            raise ValueError("a frame's header is of an unknown type")
-        value = take(sizes[kind])
+            size = int.from_bytes(take(2), "big")
+        else:
+            size = sizes.get(kind, len(block))  # more than is there, for a type that is none
+        value = take(size)
         if kind == 7:
             headers[name] = value.decode("utf-8")
     return headers
@@ -2331,13 +2307,14 @@ _STREAMS: dict[str, tuple[Callable[..., Iterator[Any]], Callable[..., dict[str, 
 
 
 def _events(answer: _Answer, path: str, token: str, timeout: float) -> Iterator[dict[str, Any]]:
-    """The events of an answer to `path`, complete or with an error at their end."""
+    """The events of an answer, complete or with an error at their end."""
     last = next((names for end, names in _LAST_EVENTS.items() if path.endswith(end)), ())
     kind = (answer.headers.get("Content-Type") or "").partition(";")[0].strip().lower()
     answer.patience = timeout
 
     def generate() -> Iterator[dict[str, Any]]:
         complete = not last
+        failure: BedrockTokenError
         try:
             yield {}
             if kind not in _STREAMS:
@@ -2350,7 +2327,7 @@ def _events(answer: _Answer, path: str, token: str, timeout: float) -> Iterator[
                     yield event
             if complete:
                 return
-            failure = BedrockTokenError("Bedrock's stream is cut off: it ended before the message did")
+            raise ValueError("it ends before the message does")
         except BedrockError as error:
             said = (error.code, error.message, answer.headers.get("x-amzn-RequestId", ""))
             failure = BedrockError(0, *[_quoted(text, [token]) for text in said])
@@ -2374,13 +2351,12 @@ def call(
 ) -> Any:
     """Any operation of Bedrock that takes an API key; its JSON answer, a dict or a list ({} if it is empty).
 
-    `path`: as it stands on the wire, "/model/ID/invoke", with any query. `body`: sent as JSON, bytes in it as
-    base64. `method`: by default GET, with a body POST. `endpoint`: "bedrock-runtime", "bedrock" or
-    "bedrock-mantle". `headers`: more (name, value) pairs. `token`: a string, Token or TokenProvider (renewed
-    once, if Bedrock refuses its token); None for AWS_BEARER_TOKEN_BEDROCK, else one minted from the default
-    chain. `region`: None for that of a token given, else load_region's. `timeout`: seconds for all. Throttled
-    calls are repeated, as AWS_MAX_ATTEMPTS says. Raises BedrockError if Bedrock refuses, BedrockTokenError
-    without a usable answer, ValueError for what takes no API keys or a token of another region or service.
+    `path`: as on the wire, "/model/ID/invoke". `body`: sent as JSON, bytes in it as base64. `method`: GET, or
+    POST with a body. `endpoint`: "bedrock-runtime", "bedrock" or "bedrock-mantle". `headers`: more (name,
+    value) pairs. `token`: a string, Token or TokenProvider (renewed once if refused); None for
+    AWS_BEARER_TOKEN_BEDROCK, else get_token's. `region`: None for a given token's, else load_region's.
+    `timeout`: seconds for all. Throttled calls are repeated, as AWS_MAX_ATTEMPTS says. Raises BedrockError if
+    Bedrock refuses, BedrockTokenError without a usable answer, ValueError for what cannot be called so.
     https://docs.aws.amazon.com/bedrock/latest/APIReference/welcome.html
     """
     settings = _Settings(environ, region=region)
@@ -2395,10 +2371,9 @@ def call_stream(
 ) -> Iterator[dict[str, Any]]:
     """call() for an answer that is a stream: an iterator of its events, each as it arrives.
 
-    AWS's event streams give {event type: payload}, InvokeModelWithResponseStream's chunks decoded to JSON;
+    AWS's event streams give {event type: payload}, chunks of InvokeModelWithResponseStream decoded to JSON;
     server-sent events the JSON of their data. The request is made at once; closing the iterator closes the
-    connection. `timeout`: seconds until the answer, and between two pieces of it. A stream that is cut off,
-    damaged or carries an error ends in an exception.
+    connection. `timeout`: seconds until the answer, and between its pieces. Raises if it ends too early.
     """
     settings = _Settings(environ, region=region)
     accept = "application/vnd.amazon.eventstream, text/event-stream"
@@ -2417,9 +2392,8 @@ def converse(
     model_id: str, messages: list[dict[str, Any]], *, region: str | None = None, token: Any = None,
     environ: Environ = None, timeout: float = 60, **request: Any,
 ) -> dict[str, Any]:
-    """One call of Bedrock's Converse API, its answer as it comes; `request` are the API's other fields.
+    """The Converse API: its answer. `request`: its other fields; the rest, and the errors, are call()'s.
 
-    The other arguments, and the errors, are those of call().
     https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html
     """
     path, body = _model_path(model_id, "converse"), {"messages": messages, **request}
@@ -2433,7 +2407,7 @@ def converse_stream(
     model_id: str, messages: list[dict[str, Any]], *, region: str | None = None, token: Any = None,
     environ: Environ = None, timeout: float = 60, **request: Any,
 ) -> Iterator[dict[str, Any]]:
-    """converse() as a stream: an iterator of events like {"contentBlockDelta": {...}}, as of call_stream().
+    """converse() as call_stream(): an iterator of events like {"contentBlockDelta": {...}}.
 
     https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ConverseStream.html
     """
