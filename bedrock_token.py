@@ -1850,8 +1850,7 @@ class _Held:
     """A token in hand, and how long it is good; replaced as a whole, so that it is read without a lock."""
 
     def __init__(self, token: Token, credentials: Credentials, minted: float, rotates: bool) -> None:
-        self.token = token
-        self.credentials = credentials
+        self.token, self.credentials = token, credentials
         self.rotates = rotates  # its credentials may be replaced at any time, and do not say when
         self.minted = self.looked_up = minted
         self.failed_at = float("-inf")  # the last renewal; this and looked_up are all that changes
@@ -2005,8 +2004,7 @@ class TokenProvider:
                 if held.is_fresh(now):
                     return held.token
 
-            moment = datetime.fromtimestamp(now, timezone.utc)
-            token = _mint(credentials, region, self._lifetime, moment, self._service)
+            token = _mint(credentials, region, self._lifetime, settings.now(), self._service)
             rotates = credentials.expiration is None and not isinstance(self._credentials, Credentials)
             self._held = _Held(token, credentials, now, rotates)
             return token
@@ -2022,10 +2020,7 @@ class TokenProvider:
 
 _BEARER_VARIABLE = _SERVICES["bedrock"][2]
 _PAYLOAD_LIMIT = 24 * 1024 * 1024  # bytes of an event, and of an answer
-_HEADERS_LIMIT = 128 * 1024
 _ENDPOINTS = ("bedrock-runtime", "bedrock", "bedrock-mantle")
-# How endpoints begin and paths end, https://docs.aws.amazon.com/bedrock/latest/userguide/api-keys-use.html
-_NO_KEYS = (("bedrock-agent", "bedrock-data-automation"), "/invoke-with-bidirectional-stream")
 # What Bedrock says when it refuses the token; whether it is the token itself; what it means.
 _TOKEN_REFUSALS = (
     ("API Key is valid", True, "the key is for another region than {region}, has expired, or is damaged"),
@@ -2091,24 +2086,23 @@ def _refusal(settings: _Settings, answer: _Answer, token: str, region: str) -> t
     from email.utils import parsedate_to_datetime
     code, message = _error_of(answer, [token])
     request_id = _quoted(answer.headers.get("x-amzn-RequestId", ""), [token], 100)
-    known = [row[1:] for row in _TOKEN_REFUSALS if row[0] in message]
-    itself, hint = known[0] if known else (False, "")
+    itself, hint = next((row[1:] for row in _TOKEN_REFUSALS if row[0] in message), (False, ""))
     try:
         skew = (settings.now() - parsedate_to_datetime(answer.headers["Date"])).total_seconds()
     except (TypeError, ValueError, OverflowError):
         skew = 0.0
-    if known and abs(skew) > 300:  # which is more than a signature may be off
+    if hint and abs(skew) > 300:  # which is more than a signature may be off
         hint += f"; this machine's clock is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}"
     error = BedrockError(answer.status, code, message, request_id, hint.format(region=region))
     return error, itself and answer.status in (401, 403)
 
 
 def _check_call(path: str, method: str | None, endpoint: str, timeout: float) -> None:
-    """Refuse what cannot be called, before anything is sent."""
+    """Refuse what cannot be called, https://docs.aws.amazon.com/bedrock/latest/userguide/api-keys-use.html"""
     if not _is_target(path):
         raise ValueError('path must start with "/" and be percent-encoded')
-    begins, ends = _NO_KEYS
-    if str(endpoint).startswith(begins) or path.partition("?")[0].endswith(ends):
+    agents = str(endpoint).startswith(("bedrock-agent", "bedrock-data-automation"))
+    if agents or path.partition("?")[0].endswith("/invoke-with-bidirectional-stream"):
         raise ValueError("this takes no API keys: use an AWS SDK, which signs with AWS credentials")
     if endpoint not in _ENDPOINTS:
         raise ValueError(f"endpoint must be one of {', '.join(_ENDPOINTS)}, not {endpoint!r}")
@@ -2141,10 +2135,6 @@ def _ask_bedrock(
 ) -> tuple[_Answer, str]:
     """The 2xx answer to a call, its body unread, and the token it took: a provider's is renewed once."""
     import json
-
-    def base64_of(value: Any) -> str:  # as the API has images and documents; TypeError for what is not bytes
-        return binascii.b2a_base64(value, newline=False).decode("ascii")
-
     # 1. What is sent.
     _check_call(path, method, endpoint, timeout)
     deadline = time.monotonic() + timeout
@@ -2152,7 +2142,9 @@ def _ask_bedrock(
     if body is not None:
         if not isinstance(body, (dict, list)):
             raise TypeError(f"body must be a dict or a list, not {type(body).__name__}")
-        data = json.dumps(body, default=base64_of, allow_nan=False).encode("utf-8")
+        data = json.dumps(  # with bytes in base64; TypeError for what is no bytes
+            body, allow_nan=False, default=lambda part: binascii.b2a_base64(part, newline=False).decode()
+        ).encode()
         said["content-type"] = "application/json"
     for name, value in headers:
         sane = _is_plain(name) and ":" not in name and value.isascii() and value.isprintable()
@@ -2162,6 +2154,7 @@ def _ask_bedrock(
 
     # 2. Where, with which token.
     bearer, region = _bearer(settings, token)
+    settings.region_given = region  # a renewed token must be for the same
     attempts = settings.setting("max_attempts") or "3"
     if not attempts.isdecimal() or not 0 < int(attempts[:9]) < 1000:
         raise CredentialsError("AWS_MAX_ATTEMPTS (max_attempts) must be a number above 0")
@@ -2185,14 +2178,13 @@ def _ask_bedrock(
         refusal, itself = _refusal(settings, answer, bearer, region)
         if not itself or not callable(renew):
             raise refusal
-        bearer, renew = renew(), None
-        if bearer.region != region:
-            raise BedrockTokenError(f"the token was renewed for {bearer.region}, not {region}")
+        bearer, _ = _bearer(settings, renew())
+        renew = None
 
 
 def _frame_headers(block: bytes) -> dict[str, str]:
     """The string headers of a frame; those of the other types are passed over."""
-    sizes = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
+    sizes = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}  # bytes (6) and strings (7) tell theirs
     headers, rest = {}, io.BytesIO(block)
 
     def take(size: int) -> bytes:
@@ -2202,24 +2194,18 @@ def _frame_headers(block: bytes) -> dict[str, str]:
         return data
 
     while rest.tell() < len(block):
-        name = take(take(1)[0]).decode("utf-8")
-        kind = take(1)[0]
-        if kind in (6, 7):  # bytes, a string
-            size = int.from_bytes(take(2), "big")
-        else:
-            size = sizes.get(kind, len(block))  # more than is there, for a type that is none
-        value = take(size)
+        name, kind = take(take(1)[0]).decode("utf-8"), take(1)[0]
+        if kind in (6, 7):
+            sizes[kind] = int.from_bytes(take(2), "big")
+        value = take(sizes.get(kind, len(block)))  # more than is there, for a type that is none
         if kind == 7:
             headers[name] = value.decode("utf-8")
     return headers
 
 
 def _decode_frames(file: io.BufferedReader) -> Iterator[tuple[dict[str, str], bytes]]:
-    """Headers and payload of each frame of an event stream.
-
-    A frame: total length, length of headers, CRC-32 of these two | headers | payload | CRC-32 of all before.
-    https://docs.aws.amazon.com/lexv2/latest/dg/event-stream-encoding.html
-    """
+    """Headers and payload of each frame: two lengths, their CRC-32 | headers | payload | CRC-32 of all."""
+    # https://docs.aws.amazon.com/lexv2/latest/dg/event-stream-encoding.html
     from functools import lru_cache
     from struct import Struct
     from zlib import crc32
@@ -2231,7 +2217,7 @@ def _decode_frames(file: io.BufferedReader) -> Iterator[tuple[dict[str, str], by
             return
         total, headers_length, checksum = prelude(head.ljust(12))
         size = total - headers_length - 16
-        sane = headers_length <= _HEADERS_LIMIT and 0 <= size <= _PAYLOAD_LIMIT
+        sane = headers_length <= 128 * 1024 and 0 <= size <= _PAYLOAD_LIMIT
         if not sane or checksum != crc32(head[:8]):
             raise ValueError("a frame's head is not as it was sent")
         rest = file.read(total - 12)
@@ -2247,8 +2233,9 @@ def _event_json(text: str) -> dict[str, Any]:
     return document
 
 
-def _event_of_frame(headers: dict[str, str], payload: bytes) -> dict[str, Any]:
+def _event_of_frame(frame: tuple[dict[str, str], bytes]) -> dict[str, Any]:
     """What a frame means: an event, or the error that it carries."""
+    headers, payload = frame
     kind, name = headers.get(":message-type"), headers.get(":event-type")
     if kind in ("error", "exception"):
         said = _parse_json(payload)
@@ -2264,9 +2251,9 @@ def _event_of_frame(headers: dict[str, str], payload: bytes) -> dict[str, Any]:
     return {name: document}
 
 
-def _decode_server_sent_events(file: io.BufferedReader) -> Iterator[tuple[str, str]]:
-    """Type and data of each event, https://html.spec.whatwg.org/multipage/server-sent-events.html"""
-    kind, data, size = "", [], 0
+def _decode_server_sent_events(file: io.BufferedReader) -> Iterator[str]:
+    """The data of each event, https://html.spec.whatwg.org/multipage/server-sent-events.html"""
+    data, size = [], 0
     lines = io.TextIOWrapper(file, "utf-8-sig")  # they end in LF, CR LF or CR
     for line in iter(lambda: lines.readline(_PAYLOAD_LIMIT), ""):
         name, _, value = line.rstrip("\n").partition(":")
@@ -2275,23 +2262,20 @@ def _decode_server_sent_events(file: io.BufferedReader) -> Iterator[tuple[str, s
         if name == "data":
             data.append(value.removeprefix(" "))
             size += len(line)
-        elif name == "event":
-            kind = value.removeprefix(" ")
-        elif line == "\n":
-            if data:
-                yield kind, "\n".join(data)
-            kind, data, size = "", [], 0
+        elif line == "\n" and data:
+            yield "\n".join(data)
+            data, size = [], 0
     if data:
         raise ValueError("it ends inside an event")
 
 
-def _event_of_data(kind: str, data: str) -> dict[str, Any]:
+def _event_of_data(data: str) -> dict[str, Any]:
     """What an event's data mean: a JSON object, or the error that it carries."""
     if data == "[DONE]":
         return _DONE
     document = _event_json(data)
     error = document.get("error")
-    if not isinstance(error, dict) and "error" in (kind, document.get("type")):
+    if not isinstance(error, dict) and document.get("type") == "error":
         error = document
     if isinstance(error, dict):
         code = error.get("code") or error.get("type") or ""
@@ -2299,7 +2283,7 @@ def _event_of_data(kind: str, data: str) -> dict[str, Any]:
     return document
 
 
-# The Content-Type of a stream -> its framing, and what the framed parts mean; ValueError for what is damaged.
+# The Content-Type of a stream -> its framing, and what a part of it means; ValueError for what is damaged.
 _STREAMS: dict[str, tuple[Callable[..., Iterator[Any]], Callable[..., dict[str, Any]]]] = {
     "application/vnd.amazon.eventstream": (_decode_frames, _event_of_frame),
     "text/event-stream": (_decode_server_sent_events, _event_of_data),
@@ -2314,30 +2298,29 @@ def _events(answer: _Answer, path: str, token: str, timeout: float) -> Iterator[
 
     def generate() -> Iterator[dict[str, Any]]:
         complete = not last
-        failure: BedrockTokenError
         try:
             yield {}
             if kind not in _STREAMS:
                 raise ValueError("it is no stream of events (a proxy in between?)")
             decode, meaning = _STREAMS[kind]
-            for parts in decode(io.BufferedReader(answer, 65536)):
-                event = meaning(*parts)
+            for part in decode(io.BufferedReader(answer, 65536)):
+                event = meaning(part)
                 complete = complete or (event.get("type") or next(iter(event), "")) in last
                 if event is not _DONE:
                     yield event
             if complete:
                 return
             raise ValueError("it ends before the message does")
+        except ValueError as error:
+            failure = BedrockTokenError(f"Bedrock's stream is damaged or cut off: {error}")
         except BedrockError as error:
             said = (error.code, error.message, answer.headers.get("x-amzn-RequestId", ""))
             failure = BedrockError(0, *[_quoted(text, [token]) for text in said])
-        except ValueError as error:
-            failure = BedrockTokenError(f"Bedrock's stream is damaged or cut off: {error}")
         except _NoAnswer as error:
             raise _unanswered(error) from error
         finally:
             answer.close()
-        raise failure  # here, where it has no context: what was said may hold the token
+        raise failure  # here, without a context, which may hold the token
 
     events = generate()
     next(events)  # into its `try`: from here on, closing or losing it closes the connection
@@ -2355,8 +2338,8 @@ def call(
     POST with a body. `endpoint`: "bedrock-runtime", "bedrock" or "bedrock-mantle". `headers`: more (name,
     value) pairs. `token`: a string, Token or TokenProvider (renewed once if refused); None for
     AWS_BEARER_TOKEN_BEDROCK, else get_token's. `region`: None for a given token's, else load_region's.
-    `timeout`: seconds for all. Throttled calls are repeated, as AWS_MAX_ATTEMPTS says. Raises BedrockError if
-    Bedrock refuses, BedrockTokenError without a usable answer, ValueError for what cannot be called so.
+    `timeout`: seconds for all. Raises BedrockError if Bedrock refuses (throttled: after AWS_MAX_ATTEMPTS),
+    BedrockTokenError without a usable answer, ValueError for what cannot be called so.
     https://docs.aws.amazon.com/bedrock/latest/APIReference/welcome.html
     """
     settings = _Settings(environ, region=region)

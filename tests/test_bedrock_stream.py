@@ -92,7 +92,7 @@ def decoding(chunks):
     file = io.BufferedReader(Pieces(chunks))
     try:
         for each in bt._decode_frames(file):
-            yield bt._event_of_frame(*each)
+            yield bt._event_of_frame(each)
     except ValueError as error:  # what is damaged; a stream's reader is told so in one place
         raise bt.BedrockTokenError(str(error)) from error
 

@@ -262,8 +262,9 @@ def test_body_of_an_unknown_protocol_that_ends_early(framing, missing, begin):
         next(events)
 
 
-def test_event_of_an_unknown_protocol_that_ends_early(begin):
-    events = begin([data({"a": 1}), b'data: {"a": 2}\n'], "/v1/unheard-of", "closed")
+@pytest.mark.parametrize("text", [b'data: {"a": 2}\n', b'data: {"a": 2}', b"data: {"], ids=ascii)
+def test_event_of_an_unknown_protocol_that_ends_early(text, begin):
+    events = begin([data({"a": 1}), text], "/v1/unheard-of", "closed")
     assert next(events) == {"a": 1}
     with pytest.raises(bt.BedrockTokenError):
         next(events)
