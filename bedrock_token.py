@@ -2021,14 +2021,14 @@ class TokenProvider:
 _BEARER_VARIABLE = _SERVICES["bedrock"][2]
 _PAYLOAD_LIMIT = 24 * 1024 * 1024  # bytes of an event, and of an answer
 _ENDPOINTS = ("bedrock-runtime", "bedrock", "bedrock-mantle")
-# What Bedrock says when it refuses the token; whether it is the token itself; what it means.
-_TOKEN_REFUSALS = (
-    ("API Key is valid", True, "the key is for another region than {region}, has expired, or is damaged"),
-    ("request is expired", True, "the credentials behind the key have expired: mint a new one"),
-    ("has expired", True, "mint a new one"),
-    ("pre-defined prefix", True, "this is not a Bedrock API key"),
-    (":CallWithBearerToken", False, "allow that action to the identity that made the key"),
-)
+# What Bedrock says when it refuses the token -> what it means; all but the last are about the token itself.
+_TOKEN_REFUSALS = {
+    "make sure your API Key is valid": "it is for another region than {region}, has expired, or is damaged",
+    "token included in the request is expired": "the credentials behind the key have expired: mint a new one",
+    "has expired": "mint a new one",
+    "pre-defined prefix": "this is not a Bedrock API key",
+    ":CallWithBearerToken": "allow that action to the identity that made the key",
+}
 # The end of a path -> the events one of which ends a complete stream.
 _LAST_EVENTS = {
     "/converse-stream": ("messageStop",),
@@ -2086,7 +2086,7 @@ def _refusal(settings: _Settings, answer: _Answer, token: str, region: str) -> t
     from email.utils import parsedate_to_datetime
     code, message = _error_of(answer, [token])
     request_id = _quoted(answer.headers.get("x-amzn-RequestId", ""), [token], 100)
-    itself, hint = next((row[1:] for row in _TOKEN_REFUSALS if row[0] in message), (False, ""))
+    hint = next((meaning for text, meaning in _TOKEN_REFUSALS.items() if text in message), "")
     try:
         skew = (settings.now() - parsedate_to_datetime(answer.headers["Date"])).total_seconds()
     except (TypeError, ValueError, OverflowError):
@@ -2094,7 +2094,7 @@ def _refusal(settings: _Settings, answer: _Answer, token: str, region: str) -> t
     if hint and abs(skew) > 300:  # which is more than a signature may be off
         hint += f"; this machine's clock is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}"
     error = BedrockError(answer.status, code, message, request_id, hint.format(region=region))
-    return error, itself and answer.status in (401, 403)
+    return error, hint != "" and ":CallWithBearerToken" not in message and answer.status in (401, 403)
 
 
 def _check_call(path: str, method: str | None, endpoint: str, timeout: float) -> None:

@@ -428,7 +428,7 @@ CONVERSE_ERRORS = [
     ("exception first", {"parts": [EXCEPTION]}, [], "", ["throttlingException", "slow down"]),
     ("exception", {"parts": [START, HELLO, EXCEPTION]}, [], "Hello, ", ["slow down"]),
     ("error", {"parts": [START, HELLO, FAILURE]}, [], "Hello, ", ["InternalError", "out of order"]),
-    ("end", {"parts": [START, HELLO]}, [], "Hello, ", ["ended"]),
+    ("end", {"parts": [START, HELLO]}, [], "Hello, ", ["cut off", "ends before"]),
     ("cut", {"parts": [START, HELLO, WORLD[:-9]]}, [], "Hello, ", ["cut off"]),
     ("damage", {"parts": [START, HELLO, WORLD[:-1] + b"!"]}, [], "Hello, ", ["damaged"]),
 ]
