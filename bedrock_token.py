@@ -1395,10 +1395,10 @@ def _from_login_session(settings: _Settings, profile: _Profile) -> Credentials |
     except CredentialsError as error:
         if cached:
             return cached
-        hint = f"run: aws login --profile {profile.name}"
-        if "status 2: usage" in error.message:
-            hint += ", with AWS CLI version 2: the one on PATH is version 1"
-        raise CredentialsError(error.message, hint) from error
+        message, hint = error.message, f"run: aws login --profile {profile.name}"
+        if "status 2: usage" in message:
+            message, hint = "the AWS CLI on PATH is version 1", f"{hint}, with version 2"
+        raise CredentialsError(message, hint) from error
 
 
 def _sso_access_token(settings: _Settings, session: str, start_url: str, region: str) -> str:
@@ -1475,7 +1475,7 @@ def _sts(settings: _Settings, parameters: dict[str, Any], signer: Credentials | 
     region = settings.region()
     url = _Url(f"{_endpoint(settings, 'sts', region)}/")
     form = {"Version": "2011-06-15", **parameters}
-    form.setdefault("RoleSessionName", "bedrock_token")  # STS asks for one
+    form.setdefault("RoleSessionName", f"bedrock_token-{int(settings.clock())}")
     body = urlencode(form).encode()
     headers = [("Content-Type", "application/x-www-form-urlencoded")]
     secrets = [form.get(name) for name in ("WebIdentityToken", "TokenCode", "ExternalId")]

@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import importlib.util
+import io
 import json
 import os
 import sys
@@ -354,3 +355,20 @@ def is_standard(module):
 def bare_environment(home, **variables):
     kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
     return {**kept, "HOME": str(home), "AWS_EC2_METADATA_DISABLED": "true", **CONFIGURED, **variables}
+
+
+class Pieces(io.RawIOBase):
+    """A file that gives what it holds as it came, in these pieces."""
+
+    def __init__(self, chunks):
+        self.chunks = filter(None, chunks)
+        self.left = b""
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        piece = self.left or next(self.chunks, b"")
+        size = min(len(buffer), len(piece))
+        buffer[:size], self.left = piece[:size], piece[size:]
+        return size

@@ -11,7 +11,7 @@ import pytest
 import bedrock_token as bt
 from tests import fake_aws
 from tests.fake_aws import ANSWER, REQUEST_ID, answer, frame
-from tests.helpers import MESSAGES, MODEL, STATIC, cases
+from tests.helpers import MESSAGES, MODEL, STATIC, Pieces, cases
 
 TOKEN = bt.get_token(STATIC, "us-east-1")
 
@@ -69,23 +69,6 @@ OTHER_TYPES = b64decode(
 
 def pieces(data, size):
     return [data[start:start + size] for start in range(0, len(data), size)]
-
-
-class Pieces(io.RawIOBase):
-    """A file that gives what it holds as it came, in these pieces."""
-
-    def __init__(self, chunks):
-        self.chunks = filter(None, chunks)
-        self.left = b""
-
-    def readable(self):
-        return True
-
-    def readinto(self, buffer):
-        piece = self.left or next(self.chunks, b"")
-        size = min(len(buffer), len(piece))
-        buffer[:size], self.left = piece[:size], piece[size:]
-        return size
 
 
 def decoding(chunks):

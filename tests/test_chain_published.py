@@ -85,7 +85,7 @@ class World:
         for request in self.services["sts"].requests:
             form = request.form
             signer = request.headers.get("Authorization", "=").partition("=")[2].partition("/")[0]
-            own = form["RoleSessionName"] if form["RoleSessionName"] != "bedrock_token" else ""
+            own = form["RoleSessionName"] if not form["RoleSessionName"].startswith("bedrock_token-") else ""
             found.append((form["RoleArn"], signer, own, form.get("ExternalId", "")))
         return found
 

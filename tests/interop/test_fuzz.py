@@ -1,5 +1,6 @@
 """Random and damaged input: signatures are botocore's, and errors are ours."""
 
+import io
 import json
 import shlex
 import string
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 import bedrock_token as bt
 from tests import fake_aws
-from tests.helpers import NOON, SECRET
+from tests.helpers import NOON, SECRET, Pieces
 from tests.interop.reference import (
     aws_token,
     botocore_authorized,
@@ -238,9 +239,9 @@ def read(chunks):
     """The events up to the end or to the error, and whether it was the end."""
     events = []
     try:
-        for headers, payload in bt._decode_frames(chunks):
-            events.append(bt._event_of_frame(headers, payload))
-    except bt.BedrockTokenError:
+        for frame in bt._decode_frames(io.BufferedReader(Pieces(chunks))):
+            events.append(bt._event_of_frame(frame))
+    except (bt.BedrockTokenError, ValueError):
         return events, False
     return events, True
 
