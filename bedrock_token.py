@@ -461,9 +461,8 @@ def decode_token(token: str) -> dict[str, Any]:
     """What a token says of itself, read offline and not verified. Never the signature or another secret.
 
     A short-term key gives `kind` ("short-term"), `access_key_id`, `account_id` (if the key id encodes it),
-    `region`, `service`, `issued_at`, `expires_at` (aware, UTC), `expires_in` (seconds) and `temporary` (by
-    temporary credentials, which may end earlier). A long-term key: `kind` ("long-term"), `service`,
-    `user_name`, `account_id`. Raises ValueError if it is neither, or damaged.
+    `region`, `service`, `issued_at`, `expires_at` (aware, UTC), `expires_in` (seconds), `temporary`; a
+    "long-term" one `kind`, `service`, `user_name`, `account_id`. Raises ValueError if it is neither.
     """
     import base64
     if not isinstance(token, str):
@@ -474,8 +473,7 @@ def decode_token(token: str) -> dict[str, Any]:
 
     service, prefix, facts_of = kind
     try:
-        text = base64.b64decode(token[len(prefix):], validate=True).decode("latin-1")
-        return facts_of(text, service)
+        return facts_of(base64.b64decode(token[len(prefix):], validate=True).decode("latin-1"), service)
     except (ValueError, OverflowError):
         raise ValueError(f"the token is damaged or cut off (it has {len(token)} characters)") from None
 
