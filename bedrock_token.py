@@ -786,19 +786,16 @@ def _endpoint(settings: _Settings, service: str, region: str | None) -> str:
 
 # ---------------------------------------------------------------------------------------- HTTP
 #
-# One request is one connection with one deadline, checked at every read of the socket. Redirects, which could
-# carry credentials elsewhere, are not followed.
+# One deadline for all attempts, checked at every read of the socket. No redirect is followed.
 
-_CREDENTIAL_TIMEOUT = 10.0  # seconds, over all attempts
 _CREDENTIAL_LIMIT = 64 * 1024  # bytes
 # What STS says with HTTP 400 when it means: later.
-_TRANSIENT_CODES = frozenset((
+_TRANSIENT_CODES = (
     "Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled", "RequestTimeout",
     "RequestThrottledException", "RequestLimitExceeded", "TooManyRequestsException", "SlowDown",
     "PriorRequestNotComplete", "BandwidthLimitExceeded", "IDPCommunicationError", "RequestTimeoutException",
-))
-# By CA bundle and its time of change: making one takes nearly all of the time of a call.
-_tls_contexts: dict[tuple[str, float], ssl.SSLContext] = {}
+)
+_tls_contexts: dict[str, ssl.SSLContext] = {}  # by CA bundle: making one takes most of the time of a call
 
 
 class _NoAnswer(CredentialsError):
@@ -807,57 +804,18 @@ class _NoAnswer(CredentialsError):
     timed_out = sent = passing = False
 
 
-def _tls_context(settings: _Settings) -> tuple[ssl.SSLContext, str]:
-    """What to trust, and the setting that names it; "" where the system's own certificates are trusted."""
+def _tls_context(bundle: str) -> ssl.SSLContext:
+    """What trusts the certificates in a file; the system's own, if it is empty."""
     import ssl
-    for name in ("AWS_CA_BUNDLE", "ca_bundle", "REQUESTS_CA_BUNDLE", ""):
-        bundle = settings.path(settings.profile.get(name) if name == "ca_bundle" else settings.variable(name))
-        if bundle:
-            break
-    try:
-        key = (bundle, os.stat(bundle).st_mtime if bundle else 0.0)
-        if key not in _tls_contexts:
-            folder = bundle if os.path.isdir(bundle) else None
-            context = ssl.create_default_context(cafile=None if folder else bundle or None, capath=folder)
-            context.minimum_version = ssl.TLSVersion.TLSv1_2
-            context.hostname_checks_common_name = False
-            context.set_alpn_protocols(["http/1.1"])
-            _tls_contexts[key] = context
-        return _tls_contexts[key], name
-    except OSError as error:
-        why = error.strerror or error
-        raise CredentialsError(f"the CA bundle {bundle} in {name} cannot be used: {why}") from error
-
-
-def _proxy_for(settings: _Settings, url: _Url) -> tuple[_Url | None, list[tuple[str, str]], list[str]]:
-    """The proxy to go through or None, the header that the user in its URL makes, and the secrets in that."""
-    import re
-    from urllib.parse import unquote, unquote_to_bytes
-    name = f"{url.scheme}_proxy"
-    value = settings.variable(name)
-    if url.scheme == "https" or "REQUEST_METHOD" not in settings.environ:  # else it is a CGI caller's header
-        value = value or settings.variable(name.upper())
-    if not value:
-        return None, [], []
-    from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
-    exceptions = settings.variable("no_proxy") or settings.variable("NO_PROXY")
-    if proxy_bypass_environment(url.address, {"no": exceptions}):
-        return None, [], []
-
-    found = re.fullmatch(r"(?:http://)?(?:([!\"$-.0->A-\[\]-~]*)@)?([^/@]+)/?", value, re.IGNORECASE)
-    login, address = found.groups() if found else (None, "")
-    try:
-        proxy = _Url(f"http://{address}")
-    except CredentialsError:
-        form = 'http://[USER:PASSWORD@]HOST[:PORT], with any "/" or "@" of the password as %2F or %40'
-        raise CredentialsError(f"{name.upper()} is not the address of a proxy: only {form}") from None
-    if login is None:
-        return proxy, [], []
-
-    user = binascii.b2a_base64(unquote_to_bytes(login), newline=False).decode("ascii")
-    password = login.partition(":")[2]
-    secrets = [user, login, password, unquote(login), unquote(password)]
-    return proxy, [("Proxy-Authorization", f"Basic {user}")], secrets
+    if bundle not in _tls_contexts:
+        try:
+            context = ssl.create_default_context(cafile=bundle or None)
+        except OSError as error:
+            raise CredentialsError(f"the CA bundle {bundle} cannot be used: {error.strerror}") from error
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.hostname_checks_common_name = False
+        _tls_contexts[bundle] = context
+    return _tls_contexts[bundle]
 
 
 class _Link(io.RawIOBase):
@@ -866,7 +824,7 @@ class _Link(io.RawIOBase):
     def __init__(self, connection: socket.socket, deadline: float) -> None:
         self.socket = connection
         self.deadline = deadline
-        self.ended = False  # by the other side
+        self.may_end = True  # at the other side's will
 
     def limit_wait(self) -> None:
         left = self.deadline - time.monotonic()
@@ -875,9 +833,10 @@ class _Link(io.RawIOBase):
         self.socket.settimeout(left)
 
     def sendall(self, data: bytes) -> None:
-        for start in range(0, len(data), 65536):
+        rest = memoryview(data)
+        while rest:
             self.limit_wait()
-            self.socket.sendall(data[start:start + 65536])
+            rest = rest[self.socket.send(rest):]
 
     def readable(self) -> bool:
         return True
@@ -885,7 +844,8 @@ class _Link(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         self.limit_wait()
         received = self.socket.recv_into(buffer)
-        self.ended = received == 0
+        if not received and not self.may_end:
+            raise ConnectionError("the answer is cut off")
         return received
 
     def makefile(self, _: str) -> io.BufferedReader:
@@ -896,18 +856,51 @@ class _Link(io.RawIOBase):
         self.socket.close()
 
 
+def _connect(url: _Url, deadline: float) -> _Link:
+    """A connection to the first of the host's addresses that takes one. Each gets its share of the time."""
+    import socket
+    addresses = socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
+    failure = OSError(f"{url.host} has no address")
+    for tried, (*_, address) in enumerate(addresses):
+        share = max((deadline - time.monotonic()) / (len(addresses) - tried), 0.001)
+        try:
+            connection = socket.create_connection(address[:2], share)  # type: ignore[arg-type]
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return _Link(connection, deadline)
+        except OSError as error:
+            failure = error
+    raise failure
+
+
+def _exchange(
+    link: _Link, method: str, target: str, host: str, headers: Pairs, body: bytes | None = None
+) -> HTTPResponse:
+    """Send a request, and receive the head of its answer, passing over those that only announce one (1xx)."""
+    from http.client import HTTPResponse
+    head = [f"{method} {target} HTTP/1.1", f"Host: {host}", *[f"{name}: {value}" for name, value in headers]]
+    text = "\r\n".join(head)
+    if text.splitlines() != head:
+        raise ValueError("a line break inside a header")
+    link.sendall(f"{text}\r\n\r\n".encode("latin-1") + (body or b""))
+
+    link.may_end = False
+    response = HTTPResponse(link, method=method)  # type: ignore[arg-type]
+    response.begin()
+    while response.status < 200:
+        response.headers = None  # type: ignore[assignment]  # what makes it read the next one
+        response.begin()
+    link.may_end = response.length is None and not response.chunked
+    return response
+
+
 class _Answer(io.RawIOBase):
     """An answer whose head has come; a file of its body as it comes. _NoAnswer where that is not complete."""
 
-    def __init__(
-        self, link: _Link, response: HTTPResponse, secrets: list[str], explain: Callable[..., _NoAnswer]
-    ) -> None:
+    def __init__(self, route: _Route, link: _Link, response: HTTPResponse) -> None:
         self.status, self.reason, self.headers = response.status, response.reason, response.headers
         self.content = b""  # once read_all() was called
-        self.secrets = secrets  # that the proxy was told
         self.patience = 0.0  # seconds for each piece; 0 for all in the time that the connection has left
-        self._link, self._response, self._missing = link, response, response.length or 0
-        self._explain = explain
+        self.route, self._link, self._response = route, link, response
         self.close = response.close  # type: ignore[method-assign]
 
     def readable(self) -> bool:
@@ -919,79 +912,104 @@ class _Answer(io.RawIOBase):
             self._link.deadline = time.monotonic() + self.patience
         try:
             piece = self._response.read1(len(buffer))
-            if not piece and self._missing:
-                raise ConnectionError("the answer is cut off")
-            self._missing = max(self._missing - len(piece), 0)
             buffer[:len(piece)] = piece
             return len(piece)
         except (OSError, HTTPException) as error:
-            failure = self._explain(error)
+            failure = self.route.failure(error)
         raise failure
 
     def read_all(self, limit: int) -> bytes:
         """The whole body, kept as `content`, if it has at most `limit` bytes."""
         self.content = io.BufferedReader(self).read(limit + 1)
         if len(self.content) > limit:
-            raise self._explain(OSError(f"the answer has more than {limit // 1024} KiB"))
+            raise self.route.failure(OSError(f"the answer has more than {limit // 1024} KiB"))
         return self.content
 
 
-def _connect(url: _Url, deadline: float) -> socket.socket:
-    """A connection to the first of the host's addresses that takes one. Each gets its share of the time."""
-    import socket
-    addresses = socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
-    failure = OSError(f"{url.host} has no address")
-    for tried, (family, kind, protocol, _, address) in enumerate(addresses):
-        connection = socket.socket(family, kind, protocol)
+class _Route:
+    """How a URL is reached, and until when: straight or through a proxy, with TLS or without."""
+
+    def __init__(self, settings: _Settings, url: str, timeout: float, proxied: bool) -> None:
+        self.url = _Url(url)
+        self.timeout, self.deadline = timeout, time.monotonic() + timeout
+        self.proxy: _Url | None = None
+        self.login: list[tuple[str, str]] = []  # the header that the proxy's user makes
+        self.secrets: list[str] = []  # in that
+        if proxied:
+            self._find_proxy(settings)
+        self.bundle = settings.path(settings.setting("ca_bundle") or settings.variable("REQUESTS_CA_BUNDLE"))
+        self.tls = _tls_context(self.bundle) if self.url.scheme == "https" else None
+
+    def _find_proxy(self, settings: _Settings) -> None:
+        import re
+        from urllib.parse import unquote, unquote_to_bytes
+        name = f"{self.url.scheme}_proxy"
+        value = settings.variable(name)
+        if name == "https_proxy" or "REQUEST_METHOD" not in settings.environ:  # else a CGI caller's header
+            value = value or settings.variable(name.upper())
+        if not value:
+            return
+        from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
+        exceptions = settings.variable("no_proxy") or settings.variable("NO_PROXY")
+        if proxy_bypass_environment(self.url.address, {"no": exceptions}):
+            return
+
+        found = re.fullmatch(r"(?:http://)?(?:([!\"$-.0->A-\[\]-~]*)@)?([^/@]+)/?", value, re.IGNORECASE)
+        login, address = found.groups() if found else ("", "")
+        form = 'only http://[USER:PASSWORD@]HOST[:PORT], with any "/" or "@" of the password as %2F or %40'
+        self.proxy = _Url(f"http://{address}", f"the proxy in {name.upper()} ({form})")
+        if login:
+            basic = binascii.b2a_base64(unquote_to_bytes(login), newline=False).decode("ascii")
+            self.login = [("Proxy-Authorization", f"Basic {basic}")]
+            self.secrets = [basic, unquote(login), unquote(login.partition(":")[2])]
+
+    def ask(self, method: str, headers: Pairs, body: bytes | None, limit: int | None) -> _Answer | _NoAnswer:
+        """What comes of one attempt, over a connection of its own."""
+        from http.client import HTTPException
+        link, sent, target = None, False, self.url.target
         try:
-            connection.settimeout(max((deadline - time.monotonic()) / (len(addresses) - tried), 0.001))
-            connection.connect(address)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return connection
-        except OSError as error:
-            connection.close()
-            failure = error
-    raise failure
+            link = _connect(self.proxy or self.url, self.deadline)
+            if self.proxy and self.tls:
+                response = _exchange(link, "CONNECT", self.url.authority, self.url.authority, self.login)
+                if response.status != 200:
+                    raise OSError(f"the proxy refuses to connect, with HTTP {response.status}")
+            elif self.proxy:
+                target, headers = str(self.url), [*headers, *self.login]
+            if self.tls:  # which takes the socket away from what the proxy's answer closes at its end
+                link.limit_wait()
+                link = _Link(self.tls.wrap_socket(link.socket, server_hostname=self.url.host), self.deadline)
 
+            sent = True
+            answer = _Answer(self, link, _exchange(link, method, target, self.url.address, headers, body))
+            if limit is not None:
+                answer.read_all(limit)
+            return answer
+        except (OSError, HTTPException, ValueError, _NoAnswer) as error:
+            if link is not None:
+                link.close()  # or it would stay open for as long as somebody keeps the error
+            failure = error if isinstance(error, _NoAnswer) else self.failure(error)
+            failure.sent = sent
+            return failure
 
-def _exchange(link: _Link, method: str, path: str, headers: Pairs, body: bytes | None = None) -> HTTPResponse:
-    """Send a request, and receive the head of its answer, passing over those that only announce one (1xx)."""
-    from http.client import HTTPConnection, HTTPResponse
-    connection = HTTPConnection("")  # which knows how to write a request
-    connection.set_debuglevel(0)  # a program may have made all of them print what is sent
-    connection.sock = link
-    connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
-    for name, value in headers:
-        connection.putheader(name, value)
-    connection.endheaders(body)
+    def failure(self, error: Exception) -> _NoAnswer:
+        """What an error of the connection means."""
+        import socket
+        import ssl
+        why, hint, kind = "the answer is not HTTP", "", ""
+        if isinstance(error, (TimeoutError, socket.timeout)):
+            why, kind = f"no answer within {round(self.timeout, 1):g} s", "late"
+        elif isinstance(error, ssl.SSLCertVerificationError):
+            why = f"its certificate is not trusted ({error.verify_message})"
+            if error.verify_code in (2, 18, 19, 20, 21):
+                hint = f"its issuer is unknown to {self.bundle or 'this system: set AWS_CA_BUNDLE'}"
+        elif isinstance(error, OSError):
+            why, kind = error.strerror or str(error), "passing"
+        through = f" through the proxy {self.proxy.address}" if self.proxy and kind != "late" else ""
 
-    response = HTTPResponse(link, method=method)  # type: ignore[arg-type]
-    response.begin()
-    while response.status < 200:
-        response.headers = None  # type: ignore[assignment]  # what makes it read the next one
-        response.begin()
-    if link.ended:
-        raise ConnectionError("the answer is cut off")
-    return response
-
-
-def _open(url: _Url, proxy: _Url | None, login: Pairs, tls: ssl.SSLContext | None, deadline: float) -> _Link:
-    """A connection to the host; for plain http to its proxy, if there is one."""
-    link = _Link(_connect(proxy or url, deadline), deadline)
-    try:
-        if proxy and tls:
-            response = _exchange(link, "CONNECT", url.authority, [("Host", url.authority), *login])
-            if response.status != 200:
-                raise OSError(f"the proxy refuses to connect, with HTTP {response.status}")
-            response.fp.detach()  # or the connection would be closed with it
-            response.fp = None  # type: ignore[assignment]
-        if tls:
-            link.limit_wait()
-            link.socket = tls.wrap_socket(link.socket, server_hostname=url.host)
-    except BaseException:
-        link.close()
-        raise
-    return link
+        failure = _NoAnswer(f"{self.url.address} cannot be used{through}: {why}", hint)
+        failure.timed_out, failure.passing = kind == "late", kind == "passing"
+        failure.__cause__ = error if isinstance(error, OSError) else None  # others quote the answer
+        return failure
 
 
 def _parse_json(data: bytes | bytearray | str) -> Any:
@@ -1020,8 +1038,7 @@ def _quoted(text: str, secrets: Iterable[str | None], limit: int = 500) -> str:
             for form in {spelled, spelled.lower(), " ".join(spelled.split()), "".join(spelled.split())}:
                 text = text.replace(form, "...")
                 while True:
-                    matcher = SequenceMatcher(None, text, form, autojunk=False)
-                    start, _, size = matcher.find_longest_match(0, len(text), 0, len(form))
+                    start, _, size = SequenceMatcher(None, text, form, autojunk=False).find_longest_match()
                     if size < 10:
                         break
                     text = f"{text[:start]}...{text[start + size:]}"
@@ -1033,121 +1050,58 @@ def _error_of(answer: _Answer, secrets: Iterable[str | None] = ()) -> tuple[str,
     import html
     import re
     text = answer.content.decode("utf-8", "replace").strip()
-    found = _parse_json(text)
-    if not isinstance(found, dict):
-        # A character's number of thousands of digits would take seconds, or an error, to read.
-        elements = re.findall(r"<(Code|Message)>([^<]*)</", re.sub(r"&#\w{9,}", "&", text))
-        found = {name: html.unescape(value) for name, value in elements}
-    if isinstance(found.get("error"), dict):
-        found = found["error"]
+    body = _parse_json(text)
+    if not isinstance(body, dict):
+        body = dict(re.findall(r"<(Code|Message)>([^<]*)</", text))
+    if isinstance(body.get("error"), dict):
+        body = body["error"]
+    # Cut, since a character's number with more digits would be an error.
+    said = {key.lower(): html.unescape(value[:4000]) for key, value in body.items() if isinstance(value, str)}
 
-    def first(*names: str) -> str:
-        return next((value for value in map(found.get, names) if isinstance(value, str) and value), "")
-
-    code = answer.headers.get("x-amzn-errortype") or first("code", "Code", "__type", "error", "type")
-    message = first("message", "Message", "error_description")
+    codes = [answer.headers.get("x-amzn-errortype"), *map(said.get, ("code", "__type", "error", "type"))]
+    code = next(filter(None, codes), "").partition(":")[0].rpartition("#")[2]
+    message = said.get("message") or said.get("error_description")
     if text and not code and not message:
         message = "the answer does not come from AWS (a proxy?)"
-    code = code.partition(":")[0].rpartition("#")[2]
-    secrets = [*secrets, *answer.secrets]
+    secrets = [*secrets, *answer.route.secrets]
     return _quoted(code, secrets, 100), _quoted(message or answer.reason, secrets)
-
-
-def _failure(error: Exception, url: _Url, proxy: _Url | None, timeout: float, bundle: str) -> _NoAnswer:
-    """What an error of a connection means. `bundle` is the setting that names the CA bundle."""
-    import socket
-    import ssl
-    why, hint, kind = "the answer is not HTTP", "", ""
-    if isinstance(error, (TimeoutError, socket.timeout)):
-        why, kind = f"no answer within {round(timeout, 1):g} s", "late"
-    elif isinstance(error, ssl.SSLCertVerificationError):
-        why = f"its certificate is not trusted ({error.verify_message})"
-        if error.verify_code in (2, 18, 19, 20, 21):  # the issuer is not known
-            hint = "behind a proxy that inspects TLS, set AWS_CA_BUNDLE to a file that holds its certificate"
-            if bundle:
-                hint = f"the file in {bundle} does not hold the certificate of its issuer"
-    elif isinstance(error, OSError):
-        why, kind = error.strerror or str(error), "passing"
-    through = f" through the proxy {proxy.address}" if proxy and kind != "late" else ""
-
-    failure = _NoAnswer(f"{url.address} cannot be used{through}: {why}", hint)
-    failure.timed_out, failure.passing = kind == "late", kind == "passing"
-    failure.__cause__ = error if isinstance(error, OSError) else None  # others quote the answer
-    return failure
-
-
-def _pause(attempt: int, outcome: _Answer | _NoAnswer, resend: bool, model: bool) -> float | None:
-    """Seconds until the next attempt, for a model those of the "standard" retry mode; None if it is the last.
-
-    https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
-    """
-    import random
-    asked_for = ""
-    if isinstance(outcome, _NoAnswer):
-        again = outcome.passing and (resend or not outcome.sent)
-    elif model:
-        again = outcome.status in (429, 503)
-        asked_for = outcome.headers.get("Retry-After", "").strip()[:9]
-    else:
-        throttled = outcome.status == 400 and _error_of(outcome)[0] in _TRANSIENT_CODES
-        again = resend and (throttled or outcome.status == 429 or outcome.status >= 500)
-    if not again:
-        return None
-    if not model:
-        return min(0.1 * 3.0 ** (attempt - 1), 1.0) * random.uniform(0.7, 1.3)
-    backoff = random.random() * min(2.0 ** (attempt - 1), 20.0)
-    return max(float(asked_for), backoff) if asked_for.isascii() and asked_for.isdigit() else backoff
 
 
 def _send(
     settings: _Settings, method: str, url: str, *, headers: Pairs = (), body: bytes | None = None,
-    proxied: bool = True, timeout: float = _CREDENTIAL_TIMEOUT, limit: int | None = _CREDENTIAL_LIMIT,
+    proxied: bool = True, timeout: float = 10, limit: int | None = _CREDENTIAL_LIMIT,
     attempts: int = 3, resend: bool = True, awaited: bool = False, model: bool = False,
 ) -> _Answer:
-    """The answer to a request, of any status, its body read if it has a `limit` of bytes. Or _NoAnswer.
+    """The answer, of any status, its body read if that has a `limit` of bytes; or _NoAnswer.
 
-    Asks up to `attempts` times within `timeout` seconds: again where no connection was made; with `resend`
-    after any passing trouble, even if it may have been carried out. `awaited`: a refused connection is tried
-    until the time is over. `model`: a call of a model, made again only if it was refused for now.
+    `resend`: it may be carried out twice. `awaited`: who refuses the connection may come up until the time is
+    over. `model`: a call, repeated only if it was turned away, as in the "standard" retry mode of AWS's SDKs.
     """
-    from http.client import HTTPException
-    # 1. What is said to whom.
-    target, deadline = _Url(url), time.monotonic() + timeout
-    proxy, login, secrets = _proxy_for(settings, target) if proxied else (None, [], [])
-    context, bundle = _tls_context(settings) if target.scheme == "https" else (None, "")
-    said = [("Host", target.address), *headers]
+    import itertools
+    import random
+    route, said = _Route(settings, url, timeout, proxied), list(headers)
     if not any(name.lower() == "user-agent" for name, _ in said):
         said.append(("User-Agent", f"bedrock_token/{__version__}"))
-    path = target.target
-    if proxy and not context:
-        path = f"http://{target.address}{path}"
-        said += login
     if body is not None:
         said.append(("Content-Length", str(len(body))))
 
-    def explain(error: Exception) -> _NoAnswer:
-        return _failure(error, target, proxy, timeout, bundle)
+    for attempt in itertools.count(1):
+        outcome = route.ask(method, said, body, limit)
+        last = attempt >= attempts
+        pause = random.random() * min(2 ** (attempt - 1), 20) * (1 if model else 0.1)  # seconds
 
-    # 2. Until there is an outcome that stands.
-    attempt = 0
-    while True:
-        attempt += 1
-        patient = attempt < attempts
-        link = None
-        outcome: _Answer | _NoAnswer
-        try:
-            link = _open(target, proxy, login, context, deadline)
-            outcome = _Answer(link, _exchange(link, method, path, said, body), secrets, explain)
-            if limit is not None:
-                outcome.read_all(limit)
-        except (OSError, HTTPException, ValueError, _NoAnswer) as error:
-            if link is not None:
-                link.close()  # or it would stay open for as long as somebody keeps the error
-            outcome = error if isinstance(error, _NoAnswer) else explain(error)
-            outcome.sent = link is not None
-            patient = patient or (awaited and isinstance(error, ConnectionRefusedError))
-        pause = _pause(attempt, outcome, resend, model)
-        if pause is None or not patient or time.monotonic() + pause >= deadline:
+        if isinstance(outcome, _NoAnswer):
+            again = outcome.passing and (resend or not outcome.sent)
+            last = last and not (awaited and isinstance(outcome.__cause__, ConnectionRefusedError))
+        elif model:
+            again = outcome.status in (429, 503)
+            asked_for = outcome.headers.get("Retry-After", "").strip()[:9]
+            pause = max(pause, float(asked_for)) if asked_for.isdecimal() else pause
+        else:
+            throttled = outcome.status == 400 and _error_of(outcome)[0] in _TRANSIENT_CODES
+            again = resend and (throttled or outcome.status == 429 or outcome.status >= 500)
+
+        if last or not again or time.monotonic() + pause >= route.deadline:
             break
         if isinstance(outcome, _Answer):
             outcome.close()
@@ -1158,12 +1112,11 @@ def _send(
 
 
 def _content_of(answer: _Answer, secrets: Iterable[str | None] = (), hint: str = "") -> bytes:
-    """The body of a good answer, or CredentialsError: without `secrets`, and with `hint` if it is refused."""
+    """The body of a good answer, or CredentialsError: without `secrets`, and with the `hint`."""
     if answer.status == 200:
         return answer.content
     details = ": ".join(filter(None, _error_of(answer, secrets)))
-    refused = answer.status in (400, 401, 403)
-    raise CredentialsError(f"HTTP {answer.status} {details}", hint if refused else "")
+    raise CredentialsError(f"HTTP {answer.status} {details}", hint)
 
 
 # -------------------------------------------------------------------------- credential sources

@@ -447,7 +447,6 @@ BUNDLES = [
     ("profile", {}, "ca_bundle = {}", True),
     ("AWS_CA_BUNDLE first", {"AWS_CA_BUNDLE": "{}"}, "ca_bundle = /missing", True),
     ("tilde", {"AWS_CA_BUNDLE": "~/tls.pem"}, "", True),
-    ("folder", {"AWS_CA_BUNDLE": "~/certificates"}, "", True),
     ("system", {}, "", False),
 ]
 
@@ -455,9 +454,6 @@ BUNDLES = [
 @pytest.mark.parametrize("variables, line, trusted", cases(BUNDLES))
 def test_ca_bundle(environ, home, pem, variables, line, trusted):
     (home / "tls.pem").write_text(PEM)
-    (home / "certificates").mkdir()
-    # openssl x509 -noout -hash -in tls.pem
-    (home / "certificates" / "756b76dc.0").write_text(PEM)
     write_home(environ, role("p", "P", "credential_source = Environment", line.format(pem)))
     environ.update(ENV_BASE)
     environ.update({name: value.format(pem) for name, value in variables.items()})
