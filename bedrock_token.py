@@ -875,7 +875,7 @@ def _connect(url: _Url, deadline: float) -> _Link:
 def _exchange(
     link: _Link, method: str, target: str, host: str, headers: Pairs, body: bytes | None = None
 ) -> HTTPResponse:
-    """Send a request, and receive the head of its answer, passing over those that only announce one (1xx)."""
+    """Send a request, and receive the head of its answer, passing over mere announcements (1xx)."""
     from http.client import HTTPResponse
     head = [f"{method} {target} HTTP/1.1", f"Host: {host}", *[f"{name}: {value}" for name, value in headers]]
     text = "\r\n".join(head)
@@ -956,7 +956,7 @@ class _Route:
 
         found = re.fullmatch(r"(?:http://)?(?:([!\"$-.0->A-\[\]-~]*)@)?([^/@]+)/?", value, re.IGNORECASE)
         login, address = found.groups() if found else ("", "")
-        form = 'only http://[USER:PASSWORD@]HOST[:PORT], with any "/" or "@" of the password as %2F or %40'
+        form = 'only http://[USER:PASSWORD@]HOST[:PORT], "/" and "@" of the password as %2F and %40'
         self.proxy = _Url(f"http://{address}", f"the proxy in {name.upper()} ({form})")
         if login:
             basic = binascii.b2a_base64(unquote_to_bytes(login), newline=False).decode("ascii")
@@ -964,7 +964,7 @@ class _Route:
             self.secrets = [basic, unquote(login), unquote(login.partition(":")[2])]
 
     def ask(self, method: str, headers: Pairs, body: bytes | None, limit: int | None) -> _Answer | _NoAnswer:
-        """What comes of one attempt, over a connection of its own."""
+        """What comes of one attempt, on its own connection."""
         from http.client import HTTPException
         link, sent, target = None, False, self.url.target
         try:
@@ -1055,14 +1055,14 @@ def _error_of(answer: _Answer, secrets: Iterable[str | None] = ()) -> tuple[str,
         body = dict(re.findall(r"<(Code|Message)>([^<]*)</", text))
     if isinstance(body.get("error"), dict):
         body = body["error"]
-    # Cut, since a character's number with more digits would be an error.
+    # Cut, since int() refuses more digits of a character.
     said = {key.lower(): html.unescape(value[:4000]) for key, value in body.items() if isinstance(value, str)}
 
     codes = [answer.headers.get("x-amzn-errortype"), *map(said.get, ("code", "__type", "error", "type"))]
     code = next(filter(None, codes), "").partition(":")[0].rpartition("#")[2]
     message = said.get("message") or said.get("error_description")
     if text and not code and not message:
-        message = "the answer does not come from AWS (a proxy?)"
+        message = "the answer is not from AWS (a proxy?)"
     secrets = [*secrets, *answer.route.secrets]
     return _quoted(code, secrets, 100), _quoted(message or answer.reason, secrets)
 
@@ -1072,7 +1072,7 @@ def _send(
     proxied: bool = True, timeout: float = 10, limit: int | None = _CREDENTIAL_LIMIT,
     attempts: int = 3, resend: bool = True, awaited: bool = False, model: bool = False,
 ) -> _Answer:
-    """The answer, of any status, its body read if that has a `limit` of bytes; or _NoAnswer.
+    """The answer, of any status, its body read if it has a `limit` of bytes; or _NoAnswer.
 
     `resend`: it may be carried out twice. `awaited`: who refuses the connection may come up until the time is
     over. `model`: a call, repeated only if it was turned away, as in the "standard" retry mode of AWS's SDKs.
@@ -1112,11 +1112,11 @@ def _send(
 
 
 def _content_of(answer: _Answer, secrets: Iterable[str | None] = (), hint: str = "") -> bytes:
-    """The body of a good answer, or CredentialsError: without `secrets`, and with the `hint`."""
+    """The body of a good answer, or CredentialsError: without `secrets`, and with `hint` if it is refused."""
     if answer.status == 200:
         return answer.content
     details = ": ".join(filter(None, _error_of(answer, secrets)))
-    raise CredentialsError(f"HTTP {answer.status} {details}", hint)
+    raise CredentialsError(f"HTTP {answer.status} {details}", hint if answer.status in (400, 401, 403) else "")
 
 
 # -------------------------------------------------------------------------- credential sources
