@@ -1115,8 +1115,8 @@ def _content_of(answer: _Answer, secrets: Iterable[str | None] = (), hint: str =
     """The body of a good answer, or CredentialsError: without `secrets`, and with `hint` if it is refused."""
     if answer.status == 200:
         return answer.content
-    details = ": ".join(filter(None, _error_of(answer, secrets)))
-    raise CredentialsError(f"HTTP {answer.status} {details}", hint if answer.status in (400, 401, 403) else "")
+    said = ": ".join(filter(None, _error_of(answer, secrets)))
+    raise CredentialsError(f"HTTP {answer.status} {said}", hint if answer.status in (400, 401, 403) else "")
 
 
 # -------------------------------------------------------------------------- credential sources
