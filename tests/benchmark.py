@@ -239,11 +239,11 @@ def cold_rows(bench):
     in_turns(1, timers)  # writes the bytecode that all later runs find
     figures = over(FLOORS, in_turns(bench.runs, timers, 1e3))
     yield from rows("first token, from bytecode, ms", figures, "ours",
-                    ("imports", "its imports alone", 1.75),
+                    ("imports", "its imports alone", 1.45),
                     ("aws", AWS_PYTHON, 1 / 15),
                     ("js", AWS_JS, None))
     yield from rows("first token, from source, ms", figures, "source",
-                    ("aws's source", AWS_PYTHON, 1 / 7))
+                    ("aws's source", AWS_PYTHON, 1 / 9))
     yield from rows("init of a Lambda layer, from bytecode, ms", figures, "layer",
                     ("layer's source", "from source", None))
 
