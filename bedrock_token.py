@@ -1328,7 +1328,10 @@ def _replace_cache(path: str, old: dict[str, Any], make: Callable[..., dict[str,
 
 
 def _from_login_session(settings: _Settings, profile: _Profile) -> Credentials | None:
-    """What `aws login` left. The AWS CLI renews it, when it would itself: that takes elliptic curves."""
+    """What `aws login` left. The AWS CLI renews it, when it would itself: that takes elliptic curves.
+
+    https://docs.aws.amazon.com/cli/latest/userguide/cli-configure-sign-in.html
+    """
     import shutil
     from contextlib import suppress
     folder = settings.variable("AWS_LOGIN_CACHE_DIRECTORY") or "~/.aws/login/cache"
@@ -2052,9 +2055,10 @@ def _check_call(path: str, method: str | None, endpoint: str, timeout: float) ->
     """Refuse what cannot be called, https://docs.aws.amazon.com/bedrock/latest/userguide/api-keys-use.html"""
     if not _is_target(path):
         raise ValueError('path must start with "/" and be percent-encoded')
-    agents = str(endpoint).startswith(("bedrock-agent", "bedrock-data-automation"))
-    if agents or path.partition("?")[0].endswith("/invoke-with-bidirectional-stream"):
-        raise ValueError("this takes no API keys: use an AWS SDK, which signs with AWS credentials")
+    without_keys = ("bedrock-agent", "bedrock-data-automation", "invoke-with-bidirectional-stream")
+    for name in (str(endpoint), path.partition("?")[0].rpartition("/")[2]):
+        if name.startswith(without_keys):
+            raise ValueError(f"{name} takes no API keys: use an AWS SDK, which signs with AWS credentials")
     if endpoint not in _ENDPOINTS:
         raise ValueError(f"endpoint must be one of {', '.join(_ENDPOINTS)}, not {endpoint!r}")
     if method is not None and not (_is_plain(method) and method.isalpha() and method.isupper()):
@@ -2588,6 +2592,25 @@ _OTHER_CREDENTIALS = (
 )
 
 
+class _Options:
+    """What the arguments say; here, the defaults."""
+
+    settings: _Settings
+    rest: list[str] = []  # what is no option, without the command's name
+    region: str | None = None
+    profile: str | None = None
+    quiet = False
+    expires_in = _TOKEN_LIFETIME
+    service = "bedrock"
+    var: tuple[str, ...] = ()
+    format = ""
+    only_bedrock = False
+    model = ""
+    timeout = 60.0
+    port = 8790
+    endpoint = "bedrock-runtime"
+
+
 def _note(text: str, usage: str = "") -> None:
     try:
         print(f"{usage}bedrock_token: {text}", file=sys.stderr, flush=True)
@@ -2631,7 +2654,7 @@ def _ask_on_terminal(serial: str) -> str:
         raise CredentialsError(f"no terminal to ask for a code of the MFA device {serial}") from None
 
 
-def _minted(options: Any) -> tuple[Token, Credentials, timedelta]:
+def _minted(options: _Options) -> tuple[Token, Credentials, timedelta]:
     credentials, region = _find(options.settings)
     now = options.settings.now().replace(microsecond=0)
     token = _mint(credentials, region, options.expires_in, now, options.service)
@@ -2642,12 +2665,12 @@ def _minted(options: Any) -> tuple[Token, Credentials, timedelta]:
     return token, credentials, left
 
 
-def _variables(options: Any, token: Token) -> dict[str, str]:
+def _variables(options: _Options, token: Token) -> dict[str, str]:
     names = options.var or [_SERVICES[options.service][2]]
     return {**dict.fromkeys(names, str(token)), **dict.fromkeys(_REGION_VARIABLES, token.region)}
 
 
-def _print_token(options: Any) -> int:
+def _print_token(options: _Options) -> int:
     token, made_from, left = _minted(options)
     if options.format == "json":
         import json
@@ -2683,7 +2706,7 @@ def _run_command(command: list[str], environ: dict[str, str]) -> int:
             signal.signal(number, action)
 
 
-def _exec(options: Any) -> int:
+def _exec(options: _Options) -> int:
     token, *_ = _minted(options)
     gone = _OTHER_CREDENTIALS if options.only_bedrock else ()
     environ = {name: value for name, value in dict(os.environ).items() if not name.startswith(gone)}
@@ -2699,7 +2722,7 @@ def _exec(options: Any) -> int:
     return status
 
 
-def _inspect(options: Any) -> int:
+def _inspect(options: _Options) -> int:
     import json
     # 1. The token on stdin, else in the environment, without what was pasted with it.
     raw = "" if sys.stdin is None or sys.stdin.isatty() else _read_stdin()
@@ -2743,7 +2766,7 @@ def _inspect(options: Any) -> int:
     return 0 if valid else 1
 
 
-def _check(options: Any) -> int:
+def _check(options: _Options) -> int:
     """Whether Bedrock accepts the token that would be used, by one cheap call."""
     settings, model = options.settings, options.model
     bearer, settings.region_given = _bearer(settings, None)
@@ -2772,7 +2795,7 @@ def _check(options: Any) -> int:
     return 0
 
 
-def _converse(options: Any) -> int:
+def _converse(options: _Options) -> int:
     text = options.rest[0] if options.rest else _read_stdin()
     if not text.strip():
         raise BedrockTokenError("nothing to say", "give a text as the last argument or on stdin")
@@ -2794,7 +2817,7 @@ def _converse(options: Any) -> int:
     return 0
 
 
-def _proxy(options: Any) -> int:
+def _proxy(options: _Options) -> int:
     """Serve, one thread a connection, until SIGTERM or Ctrl-C, once there is a token."""
     import contextlib
     import shlex
@@ -2841,38 +2864,48 @@ def _lifetime(text: str) -> int:
     return _whole_seconds(hours * 3600 + minutes * 60 + seconds, 1, _TOKEN_LIFETIME, "it")
 
 
+def _print_help(_: _Options) -> int:
+    _write(_HELP)
+    return 0
+
+
+def _print_version(_: _Options) -> int:
+    _write(f"bedrock_token {__version__}\n")
+    return 0
+
+
 class _WrongUsage(Exception):
     """What is wrong with the arguments. It never quotes much of one: it may be a token."""
 
 
-_COMMANDS = {
+_COMMANDS: dict[str, Callable[[_Options], int]] = {
     "": _print_token, "exec": _exec, "inspect": _inspect, "check": _check, "converse": _converse,
     "proxy": _proxy,
 }
 _ALL = ("", "exec", "check", "converse", "proxy")
-# An option -> its default, what reads its value (None: it has none), what that must be, its commands.
-_OPTIONS: dict[str, tuple[Any, Callable[[str], Any] | None, str, tuple[str, ...]]] = {
-    "region": (None, _region_name, "a region, such as us-east-1", _ALL),
-    "profile": (None, str, "", _ALL),
-    "quiet": (False, None, "", _ALL),
-    "expires-in": (_TOKEN_LIFETIME, _lifetime, "like 3600, 90m or 1h30m, at most 12h", ("", "exec", "proxy")),
-    "service": ("bedrock", str, "", ("", "exec")),
-    "var": ((), str, "", ("", "exec")),
-    "format": ("", str, "", ("", "inspect")),
-    "only-bedrock": (False, None, "", ("exec",)),
-    "model": ("", str, "", ("check", "converse")),
-    "timeout": (60.0, float, "a number of seconds", ("check", "converse")),
-    "port": (8790, lambda text: int(text.encode("ascii")), "a number", ("proxy",)),
-    "endpoint": ("bedrock-runtime", str, "", ("proxy",)),
+# An option -> what reads its value (None: it has none), what that must be, the commands it goes with.
+_OPTIONS: dict[str, tuple[Callable[[str], Any] | None, str, tuple[str, ...]]] = {
+    "region": (_region_name, "a region, such as us-east-1", _ALL),
+    "profile": (str, "", _ALL),
+    "quiet": (None, "", _ALL),
+    "expires-in": (_lifetime, "like 3600, 90m or 1h30m, at most 12h", ("", "exec", "proxy")),
+    "service": (str, "", ("", "exec")),
+    "var": (str, "", ("", "exec")),
+    "format": (str, "", ("", "inspect")),
+    "only-bedrock": (None, "", ("exec",)),
+    "model": (str, "", ("check", "converse")),
+    "timeout": (float, "a number of seconds", ("check", "converse")),
+    "port": (lambda text: int(text.encode("ascii")), "a number", ("proxy",)),
+    "endpoint": (str, "", ("proxy",)),
 }
 
 
-def _parse_arguments(argv: list[str], options: Any) -> None:
-    """Put what the arguments say into `options`, over the defaults; --help is answered at once."""
+def _parse_arguments(argv: list[str], options: _Options) -> Callable[[_Options], int]:
+    """The command that the arguments name. What else they say is put into `options`."""
     from getopt import GetoptError, gnu_getopt
     # 1. What is an option, and what is not.
     here = argv.index("--") if "--" in argv else len(argv)
-    names = [f"{name}=" if row[1] else name for name, row in _OPTIONS.items()]
+    names = [f"{name}=" if read else name for name, (read, _, _) in _OPTIONS.items()]
     try:
         given, words = gnu_getopt(argv[:here], "hq", [*names, "help", "version"])
     except GetoptError as error:
@@ -2881,16 +2914,14 @@ def _parse_arguments(argv: list[str], options: Any) -> None:
     if command not in _COMMANDS:
         known = ", ".join(filter(None, _COMMANDS))
         raise _WrongUsage(f"unknown command {_printable(command, 20)}; the commands are {known}")
-    options.run, options.rest = _COMMANDS[command], words + argv[here + 1:]
+    options.rest = words + argv[here + 1:]
 
     # 2. What the options say.
     for flag, text in given:
         name = {"-q": "quiet", "-h": "help"}.get(flag, flag[2:])
         if name in ("help", "version"):
-            _write(_HELP if name == "help" else f"bedrock_token {__version__}\n")
-            options.run = None
-            return
-        _, read, form, commands = _OPTIONS[name]
+            return _print_help if name == "help" else _print_version
+        read, form, commands = _OPTIONS[name]
         if command not in commands:
             raise _WrongUsage(f"option --{name} does not go with {command or 'printing a token'}")
         try:
@@ -2919,21 +2950,21 @@ def _parse_arguments(argv: list[str], options: Any) -> None:
     ):
         if wrong:
             raise _WrongUsage(problem)
+    return _COMMANDS[command]
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status. Answers go to stdout, all else to stderr."""
-    from types import SimpleNamespace
     if sys.stderr is None:  # closed by who started us: print would turn to stdout
         sys.stderr = open(os.devnull, "w")
-    options = SimpleNamespace(run=_print_token)
-    vars(options).update({name.replace("-", "_"): row[0] for name, row in _OPTIONS.items()})
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    options = _Options()
+    run: Callable[[_Options], int] = _print_token
     try:
-        arguments = list(sys.argv[1:] if argv is None else argv)
         if arguments:
-            _parse_arguments(arguments, options)
+            run = _parse_arguments(arguments, options)
         options.settings = _Settings(None, options.profile, options.region, mfa_code=_ask_on_terminal)
-        return options.run(options) if options.run else 0
+        return run(options)
     except _WrongUsage as error:
         _note(str(error), _HELP.partition("\n\n")[0] + "\n")
         return 2
