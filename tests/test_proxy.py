@@ -23,7 +23,7 @@ KEYS = {**STATIC_KEYS, "AWS_SESSION_TOKEN": SESSION}
 KEY = "key-of-the-clients-0123456789"
 NAMES = {"OPENAI_BASE_URL", "OPENAI_API_KEY", "ANTHROPIC_BEDROCK_BASE_URL", "BEDROCK_TOKEN_PROXY_KEY"}
 PATH = "/model/amazon.nova-micro-v1%3A0/invoke"
-LONG = 30  # seconds that anything may take before it counts as hanging
+LONG = 90  # seconds that anything may take before it counts as hanging
 MIB = 1024 * 1024
 
 

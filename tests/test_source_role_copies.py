@@ -47,12 +47,18 @@ COPIES = [
 @pytest.mark.parametrize("source", cases(SOURCES))
 @pytest.mark.parametrize("copied", cases(COPIES))
 def test_copy_asks_the_same(source, copied, sts, environ):
+    def asked_by(source):
+        sts.requests.clear()
+        found = source()
+        # A session is named by its time, unless it is given a name.
+        forms = [{**request.form, "RoleSessionName": request.form["RoleSessionName"].rstrip("0123456789")}
+                 for request in sts.requests]
+        return found.access_key_id, found.source, forms
+
     original = source({**environ, "AWS_ENDPOINT_URL_STS": sts.url})
-    wanted, asked = original(), [request.form for request in sts.requests]
-    sts.requests.clear()
-    found = copied(original)()
-    assert found.access_key_id == key_of("Admin")
-    assert (found.source, [request.form for request in sts.requests]) == (wanted.source, asked)
+    asked = asked_by(original)
+    assert asked[0] == key_of("Admin")
+    assert asked_by(copied(original)) == asked
 
 
 def test_code_of_a_device_comes_along(sts, environ):
