@@ -426,8 +426,8 @@ def padded(number):
 
 
 @pytest.mark.parametrize("chunks, events, most", cases([
-    ("a long stream", (b"".join([FRAMES[1]] * 200) for _ in range(50)), 10_000, 128 * KIB),
-    ("headers that never repeat", map(padded, range(2000)), 2000, 256 * KIB),
+    ("a long stream", (b"".join([FRAMES[1]] * 200) for _ in range(50)), 10_000, 256 * KIB),
+    ("headers that never repeat", map(padded, range(2000)), 2000, 512 * KIB),
 ]))
 def test_memory_does_not_grow_with_the_stream(chunks, events, most):
     """Each of these streams has more than 1.5 MB."""
