@@ -916,12 +916,14 @@ class _Answer(io.RawIOBase):
             return len(piece)
         except (OSError, HTTPException) as error:
             failure = self.route.failure(error)
+        self.close()  # or it would stay open for as long as somebody keeps the error
         raise failure
 
     def read_all(self, limit: int) -> bytes:
         """The whole body, kept as `content`, if it has at most `limit` bytes."""
         self.content = io.BufferedReader(self).read(limit + 1)
         if len(self.content) > limit:
+            self.close()
             raise self.route.failure(OSError(f"the answer has more than {limit // 1024} KiB"))
         return self.content
 

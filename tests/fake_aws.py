@@ -690,6 +690,7 @@ class Endless:
             self.context.load_cert_chain(pem)
         self._ends = []
         self._threads = []
+        self._lock = threading.Lock()
 
     def __enter__(self):
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -704,7 +705,9 @@ class Endless:
 
     def ends(self):
         """How each connection ended: "client left" or "bound reached"."""
-        for thread in list(self._threads):
+        with self._lock:
+            threads = list(self._threads)
+        for thread in threads:
             thread.join(2 * self.bound)
         return list(self._ends)
 
@@ -715,8 +718,9 @@ class Endless:
             except OSError:
                 return
             thread = threading.Thread(target=self._serve, args=(link,), daemon=True)
-            self._threads.append(thread)
-            thread.start()
+            with self._lock:
+                thread.start()
+                self._threads.append(thread)
 
     def _serve(self, link):
         try:
