@@ -587,7 +587,7 @@ def _parse_config(text: str, file: str, kind: str) -> Sections:
             name = name.rstrip(" \t")
             if not (in_section and equals and name):
                 raise CredentialsError(f'{file}, line {number}: "name = value" expected, in a [section]')
-            if not continues:
+            if not continues and ("#" in value or ";" in value):
                 value = re.sub(r"[ \t][#;].*", "", value, count=1)
             value = value.strip(" \t")
             if is_name(name) and continues:
