@@ -35,7 +35,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from importlib import metadata
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import NamedTuple, Optional
 
 import bedrock_token
@@ -226,7 +226,8 @@ def install_rows(bench):
 def cold_rows(bench):
     """A whole process each, less one that does nothing, in processor time.
 
-    Their differences are small beside what others do to a machine: the fastest of many rounds counts.
+    Their differences are small beside what others do to a machine, which only ever adds: what counts is
+    the round that a quarter of many are faster than.
     """
     at = bench.layers
     commands = {
@@ -245,8 +246,8 @@ def cold_rows(bench):
     timers = {name: lambda command=command: processor_seconds(command, bench.environ)
               for name, command in commands.items()}
     in_turns(1, timers)  # writes the bytecode that all later runs find
-    fastest = {name: [min(numbers)] for name, numbers in in_turns(3 * bench.runs, timers, 1e3).items()}
-    figures = over(FLOORS, fastest)
+    taken = in_turns(max(2, 3 * bench.runs), timers, 1e3)
+    figures = over(FLOORS, {name: [quantiles(numbers, n=4)[0]] for name, numbers in taken.items()})
     yield from rows("first token, from bytecode, ms", figures, "ours",
                     ("imports", "its imports alone", 1.45),
                     ("aws", AWS_PYTHON, 1 / 15),
@@ -792,7 +793,7 @@ def main():
     parser.add_argument("--js", metavar="FOLDER", help="where AWS's JavaScript package is")
     parser.add_argument("--markdown", action="store_true", help="print what the README shows")
     parser.add_argument("--svg", metavar="FILE", help="draw the chart that the README shows")
-    parser.add_argument("--check", action="store_true", help="exit with 1 when over a limit")
+    parser.add_argument("--check", action="store_true", help="exit with 1 when over a limit twice")
     options = parser.parse_args()
     package = javascript(options.js)
     if not PARTS.keys() >= set(options.parts):
@@ -806,7 +807,13 @@ def main():
         if "SYSTEMROOT" in os.environ:  # Windows starts no Python without it
             environ["SYSTEMROOT"] = os.environ["SYSTEMROOT"]
         bench = Bench(options.runs, min(5, options.runs), package, folder, layers(folder), environ)
-        measured = [row for part in options.parts or PARTS for row in PARTS[part](bench)]
+        measured = []
+        for part in options.parts or PARTS:
+            found = list(PARTS[part](bench))
+            if options.check and any(row.is_over() for row in found):
+                print(f"{part} is over a limit, and measured again")
+                found = list(PARTS[part](bench))
+            measured += found
 
     print(", ".join(circumstances(package)), end="\n\n")
     if options.markdown:
