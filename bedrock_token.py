@@ -2616,8 +2616,8 @@ class _Options:
 def _note(text: str, usage: str = "") -> None:
     try:
         print(f"{usage}bedrock_token: {text}", file=sys.stderr, flush=True)
-    except OSError:
-        pass  # a full disk, say, is no reason to stop
+    except OSError:  # a full disk, say, is no reason to stop, nor to try again at exit
+        sys.stderr = open(os.devnull, "w")
 
 
 def _write(text: str) -> None:
