@@ -197,11 +197,15 @@ def tunnel(pem):
     return send
 
 
+_taken = []
+
+
 def refused_url():
     """An address of this machine where nobody listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{free.getsockname()[1]}"
+    taken = socket.socket()
+    taken.bind(("127.0.0.1", 0))
+    _taken.append(taken)  # never listens, and keeps other tests from listening there
+    return f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
