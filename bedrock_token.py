@@ -931,9 +931,12 @@ class _Answer(io.RawIOBase):
 class _Route:
     """How a URL is reached, and until when: straight or through a proxy, with TLS or without."""
 
-    def __init__(self, settings: _Settings, url: str, timeout: float, proxied: bool) -> None:
+    def __init__(
+        self, settings: _Settings, url: str, timeout: float, proxied: bool, since: float | None
+    ) -> None:
         self.url = _Url(url)
-        self.timeout, self.deadline = timeout, time.monotonic() + timeout
+        self.timeout = timeout
+        self.deadline = (time.monotonic() if since is None else since) + timeout
         self.proxy: _Url | None = None
         self.login: list[tuple[str, str]] = []  # the header that the proxy's user makes
         self.secrets: list[str] = []  # in that
@@ -999,7 +1002,7 @@ class _Route:
         import ssl
         why, hint, kind = "the answer is not HTTP", "", ""
         if isinstance(error, (TimeoutError, socket.timeout)):
-            why, kind = f"no answer within {round(self.timeout, 1):g} s", "late"
+            why, kind = f"no answer within {self.timeout:g} s", "late"
         elif isinstance(error, ssl.SSLCertVerificationError):
             why = f"its certificate is not trusted ({error.verify_message})"
             if error.verify_code in (2, 18, 19, 20, 21):
@@ -1071,17 +1074,19 @@ def _error_of(answer: _Answer, secrets: Iterable[str | None] = ()) -> tuple[str,
 
 def _send(
     settings: _Settings, method: str, url: str, *, headers: Pairs = (), body: bytes | None = None,
-    proxied: bool = True, timeout: float = 10, limit: int | None = _CREDENTIAL_LIMIT,
-    attempts: int = 3, resend: bool = True, awaited: bool = False, model: bool = False,
+    proxied: bool = True, timeout: float = 10, since: float | None = None,
+    limit: int | None = _CREDENTIAL_LIMIT, attempts: int = 3,
+    resend: bool = True, awaited: bool = False, model: bool = False,
 ) -> _Answer:
     """The answer, of any status, its body read if it has a `limit` of bytes; or _NoAnswer.
 
+    `timeout`: seconds for all attempts, counted from `since` by time.monotonic() if something went before.
     `resend`: it may be carried out twice. `awaited`: who refuses the connection may come up until the time is
     over. `model`: a call, repeated only if it was turned away, as in the "standard" retry mode of AWS's SDKs.
     """
     import itertools
     import random
-    route, said = _Route(settings, url, timeout, proxied), list(headers)
+    route, said = _Route(settings, url, timeout, proxied, since), list(headers)
     if not any(name.lower() == "user-agent" for name, _ in said):
         said.append(("User-Agent", f"bedrock_token/{__version__}"))
     if body is not None:
@@ -2094,7 +2099,7 @@ def _ask_bedrock(
     import json
     # 1. What is sent.
     _check_call(path, method, endpoint, timeout)
-    deadline = time.monotonic() + timeout
+    since = time.monotonic()
     said, data = {"accept": accept}, None
     if body is not None:
         if not isinstance(body, (dict, list)):
@@ -2123,7 +2128,7 @@ def _ask_bedrock(
         try:
             answer = _send(
                 settings, method, url, headers=said.items(), body=data, attempts=int(attempts), resend=False,
-                timeout=max(deadline - time.monotonic(), 0.001), limit=None, model=True,
+                timeout=timeout, since=since, limit=None, model=True,
             )
             if 200 <= answer.status < 300:
                 return answer, bearer

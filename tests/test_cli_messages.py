@@ -266,12 +266,12 @@ def hanging_answer(handler):
     fake_aws.hang(handler)
 
 
-CONVERSE = ("converse", "--model", MODEL, "--timeout", "0.2", "Hi")
+CONVERSE = ("converse", "--model", MODEL, "--timeout", "0.234", "Hi")
 SLOW = [
     ("stream, no head", CONVERSE, fake_aws.hang, ""),
     ("stream, no end", CONVERSE, hanging_stream, "Hello, "),
-    ("check", ("check", "--timeout", "0.2"), fake_aws.hang, ""),
-    ("check of a model", ("check", "--model", MODEL, "--timeout", "0.2"), hanging_answer, ""),
+    ("check", ("check", "--timeout", "0.234"), fake_aws.hang, ""),
+    ("check of a model", ("check", "--model", MODEL, "--timeout", "0.234"), hanging_answer, ""),
 ]
 WAYS = [("directly", False), ("through a proxy", True)]
 
@@ -290,7 +290,7 @@ def test_time_limit_is_named(args, fault, out, proxied, cli):
         result = cli(*args, env=settings(fake, proxied))
     assert (result.status, result.out.rstrip("\n")) == (1, out)
     said = one_line(result.err)
-    assert missing(["timeout", r"0\.2 s"], said) == []
+    assert missing(["timeout", r"0\.234 s"], said) == []
     assert "proxy" not in said
 
 
@@ -307,8 +307,8 @@ def test_time_limit_is_named_in_code():
     def check(fault, call, proxied):
         with fake_aws.BedrockRuntime(faults=[Forever(fault)]) as fake:
             with pytest.raises(bt.BedrockTokenError) as caught:
-                call(environ={**os.environ, **settings(fake, proxied)}, timeout=0.2)
-        assert missing(["timeout", r"0\.2 s"], str(caught.value)) == []
+                call(environ={**os.environ, **settings(fake, proxied)}, timeout=0.234)
+        assert missing(["timeout", r"0\.234 s"], str(caught.value)) == []
         assert "proxy" not in str(caught.value)
 
     check_side_by_side(check, [
