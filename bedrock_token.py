@@ -2453,8 +2453,8 @@ def _request_body(handler: BaseHTTPRequestHandler) -> bytes | None:
 
 def _forward(
     settings: _Settings, provider: TokenProvider, url: str, handler: BaseHTTPRequestHandler
-) -> tuple[_Answer, Iterable[bytes]]:
-    """The upstream's answer, with a token that is valid now, and the pieces of its body."""
+) -> _Answer:
+    """What the upstream answers to a request with a token that is valid now; read only if it refuses."""
     body = _request_body(handler)
     listed = ",".join(handler.headers.get_all("Connection", [])).lower().split(",")
     dropped = _NOT_PASSED_ON.union(map(str.strip, listed))
@@ -2462,25 +2462,23 @@ def _forward(
         (name, value) for name, value in handler.headers.items()
         if name.lower() not in dropped and not name.lower().startswith("x-amz-")
     ]
+
     token, refused = provider(), ""
     while True:
         answer = _send(
             settings, handler.command, url, headers=[("Authorization", f"Bearer {token}"), *kept], body=body,
             timeout=_UPSTREAM_PATIENCE, limit=None, attempts=1,
         )
-        if answer.status != 403:
-            answer.patience = _UPSTREAM_PATIENCE
-            file = io.BufferedReader(answer, 65536)
-            return answer, iter(lambda: file.read1(65536), b"")
-        content = answer.read_all(_PAYLOAD_LIMIT)
-        if refused or not _refusal(settings, answer, token, token.region)[1]:
-            return answer, filter(None, [content])
+        if answer.status == 403:
+            answer.read_all(_PAYLOAD_LIMIT)
+        if answer.status != 403 or refused or not _refusal(settings, answer, token, token.region)[1]:
+            return answer
         refused, token = token, provider()
         if token == refused:  # or somebody else was refused before us
             token = provider.renew()
 
 
-def _pass_on(handler: BaseHTTPRequestHandler, answer: _Answer, pieces: Iterable[bytes]) -> None:
+def _pass_on(handler: BaseHTTPRequestHandler, answer: _Answer) -> None:
     """The answer as it comes, byte for byte; an error ends the client's connection."""
     endless = answer._response.length is None  # it ends where no more comes
     dropped = _NOT_PASSED_ON if endless else _NOT_PASSED_ON - {"content-length"}
@@ -2494,8 +2492,13 @@ def _pass_on(handler: BaseHTTPRequestHandler, answer: _Answer, pieces: Iterable[
     elif endless:
         handler.send_header("Connection", "close")
     handler.end_headers()
-    for piece in pieces:
+
+    answer.patience = _UPSTREAM_PATIENCE
+    file = io.BufferedReader(answer, 65536)
+    piece = answer.content or file.read1(65536)
+    while piece:
         handler.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece)
+        piece = file.read1(65536)
     if chunked:
         handler.wfile.write(b"0\r\n\r\n")
 
@@ -2532,13 +2535,13 @@ def _proxy_connection(
 
         def answer(self) -> None:
             try:
-                answer, pieces = _forward(settings, provider, upstream + _target_of(self, key), self)
+                answer = _forward(settings, provider, upstream + _target_of(self, key), self)
             except (_Refused, BedrockTokenError, OSError, ValueError) as error:
                 status, why = error.args if isinstance(error, _Refused) else (502, str(error))
                 self.send_error(status, explain=_printable(why, 2000))  # and close: a body may be unread
             else:
                 with answer:
-                    _pass_on(self, answer, pieces)
+                    _pass_on(self, answer)
 
     return Connection
 
