@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from email.message import Message
     from http.client import HTTPResponse
     from http.server import BaseHTTPRequestHandler
+    from selectors import BaseSelector, SelectorKey
     from typing import Any, NoReturn
     Pairs = Iterable[tuple[str, str]]
     Lifetime = int | timedelta
@@ -1227,19 +1228,32 @@ def _from_static_keys(settings: _Settings, profile: _Profile) -> Credentials | N
     return _checked(settings, {**{name: profile[name] for name in names}, "expiration": ends})
 
 
+def _readable(selector: BaseSelector, patience: float) -> list[SelectorKey]:
+    """The pipes that have something to read, or have ended: after `patience` seconds at the latest."""
+    if sys.platform == "win32":  # where pipes cannot be waited for, only looked into
+        from _winapi import PeekNamedPipe
+        from contextlib import suppress
+        from msvcrt import get_osfhandle
+        time.sleep(0.01)
+        ready = list(selector.get_map().values())
+        for key in selector.get_map().values():
+            with suppress(BrokenPipeError):  # its end
+                if PeekNamedPipe(get_osfhandle(key.fd), 0)[0] == 0:
+                    ready.remove(key)
+        return ready
+    return [key for key, _ in selector.select(patience)]
+
+
 def _output_of(program: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
     """A program's stdout, and the beginning of its stderr, which a terminal shows: it may ask something."""
     from selectors import EVENT_READ, DefaultSelector
-    if os.name == "nt":  # where one cannot wait for several pipes
-        return program.communicate(timeout=_PROGRAM_TIMEOUT)
-
     deadline = time.monotonic() + _PROGRAM_TIMEOUT
     output, said = bytearray(), bytearray()
     with program.stdout as stdout, program.stderr as stderr, DefaultSelector() as selector:  # type: ignore
         selector.register(stdout, EVENT_READ, output)
         selector.register(stderr, EVENT_READ, said)
         while selector.get_map():
-            for key, _ in selector.select(deadline - time.monotonic()):
+            for key in _readable(selector, deadline - time.monotonic()):
                 piece = os.read(key.fd, 65536)
                 key.data.extend(piece)
                 if not piece:

@@ -341,7 +341,9 @@ def imported(tree):
 
 
 def is_standard(module):
-    # sys.stdlib_module_names would say it, from Python 3.10.
+    # Python 3.9 does not know its own names: there, what can be found, and what only Windows has.
+    if module in getattr(sys, "stdlib_module_names", ("_winapi", "msvcrt")):
+        return True
     spec = importlib.util.find_spec(module)
     if spec is None:
         return False

@@ -467,7 +467,6 @@ link.sendall(b"finished")
 """
 
 
-@posix("on Windows one cannot wait for several pipes, so all of it is read")
 @pytest.mark.parametrize("streams", ["stdout", "both"])
 def test_endless_output_of_a_program(program, streams):
     """Nobody waits for 200 MB: the program is ended."""
