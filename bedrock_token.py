@@ -932,12 +932,9 @@ class _Answer(io.RawIOBase):
 class _Route:
     """How a URL is reached, and until when: straight or through a proxy, with TLS or without."""
 
-    def __init__(
-        self, settings: _Settings, url: str, timeout: float, proxied: bool, since: float | None
-    ) -> None:
+    def __init__(self, settings: _Settings, url: str, timeout: float, proxied: bool, since: float) -> None:
         self.url = _Url(url)
-        self.timeout = timeout
-        self.deadline = (time.monotonic() if since is None else since) + timeout
+        self.timeout, self.deadline = timeout, since + timeout
         self.proxy: _Url | None = None
         self.login: list[tuple[str, str]] = []  # the header that the proxy's user makes
         self.secrets: list[str] = []  # in that
@@ -1075,9 +1072,8 @@ def _error_of(answer: _Answer, secrets: Iterable[str | None] = ()) -> tuple[str,
 
 def _send(
     settings: _Settings, method: str, url: str, *, headers: Pairs = (), body: bytes | None = None,
-    proxied: bool = True, timeout: float = 10, since: float | None = None,
-    limit: int | None = _CREDENTIAL_LIMIT, attempts: int = 3,
-    resend: bool = True, awaited: bool = False, model: bool = False,
+    proxied: bool = True, timeout: float = 10, since: float = 0, limit: int | None = _CREDENTIAL_LIMIT,
+    attempts: int = 3, resend: bool = True, awaited: bool = False, model: bool = False,
 ) -> _Answer:
     """The answer, of any status, its body read if it has a `limit` of bytes; or _NoAnswer.
 
@@ -1087,7 +1083,7 @@ def _send(
     """
     import itertools
     import random
-    route, said = _Route(settings, url, timeout, proxied, since), list(headers)
+    route, said = _Route(settings, url, timeout, proxied, since or time.monotonic()), list(headers)
     if not any(name.lower() == "user-agent" for name, _ in said):
         said.append(("User-Agent", f"bedrock_token/{__version__}"))
     if body is not None:
@@ -2202,13 +2198,6 @@ def _decode_frames(file: io.BufferedReader) -> Iterator[tuple[dict[str, str], by
         yield headers_of(rest[:headers_length]), rest[headers_length:-4]
 
 
-def _event_json(text: str) -> dict[str, Any]:
-    document = _parse_json(text)
-    if not isinstance(document, dict):
-        raise ValueError("an event is not a JSON object")
-    return document
-
-
 def _event_of_frame(frame: tuple[dict[str, str], bytes]) -> dict[str, Any]:
     """What a frame means: an event, or the error that it carries."""
     headers, payload = frame
@@ -2221,9 +2210,9 @@ def _event_of_frame(frame: tuple[dict[str, str], bytes]) -> dict[str, Any]:
     if kind != "event" or name is None:
         raise ValueError("a frame is no event")
 
-    document = _event_json(payload.decode("utf-8"))  # json, left to find that out, takes much longer
+    document = _json_object(payload.decode("utf-8"))  # json, left to find that out, takes much longer
     if name == "chunk" and isinstance(document.get("bytes"), str):  # of InvokeModelWithResponseStream
-        document = _event_json(binascii.a2b_base64(document["bytes"]).decode("utf-8"))
+        document = _json_object(binascii.a2b_base64(document["bytes"]).decode("utf-8"))
     return {name: document}
 
 
@@ -2249,7 +2238,7 @@ def _event_of_data(data: str) -> dict[str, Any]:
     """What an event's data mean: a JSON object, or the error that it carries."""
     if data == "[DONE]":
         return _DONE
-    document = _event_json(data)
+    document = _json_object(data)
     error = document.get("error")
     if not isinstance(error, dict) and document.get("type") == "error":
         error = document
@@ -2259,7 +2248,7 @@ def _event_of_data(data: str) -> dict[str, Any]:
     return document
 
 
-# The Content-Type of a stream -> its framing, and what a part of it means; ValueError for what is damaged.
+# The Content-Type of a stream -> its framing, and what a part of it means, or an error.
 _STREAMS: dict[str, tuple[Callable[..., Iterator[Any]], Callable[..., dict[str, Any]]]] = {
     "application/vnd.amazon.eventstream": (_decode_frames, _event_of_frame),
     "text/event-stream": (_decode_server_sent_events, _event_of_data),
@@ -2287,13 +2276,13 @@ def _events(answer: _Answer, path: str, token: str, timeout: float) -> Iterator[
             if complete:
                 return
             raise ValueError("it ends before the message does")
-        except ValueError as error:
+        except _NoAnswer as error:
+            raise _unanswered(error) from error
+        except (ValueError, CredentialsError) as error:
             failure = BedrockTokenError(f"Bedrock's stream is damaged or cut off: {error}")
         except BedrockError as error:
             said = (error.code, error.message, answer.headers.get("x-amzn-RequestId", ""))
             failure = BedrockError(0, *[_quoted(text, [token]) for text in said])
-        except _NoAnswer as error:
-            raise _unanswered(error) from error
         finally:
             answer.close()
         raise failure  # here, without a context, which may hold the token
@@ -2508,11 +2497,10 @@ def _pass_on(handler: BaseHTTPRequestHandler, answer: _Answer) -> None:
     handler.end_headers()
 
     answer.patience = _UPSTREAM_PATIENCE
-    file = io.BufferedReader(answer, 65536)
-    piece = answer.content or file.read1(65536)
+    piece = answer.content or answer.read(65536)
     while piece:
         handler.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece)
-        piece = file.read1(65536)
+        piece = answer.read(65536)
     if chunked:
         handler.wfile.write(b"0\r\n\r\n")
 
