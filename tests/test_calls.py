@@ -158,6 +158,13 @@ def test_headers(bedrock, environ):
     assert len(sent.get_all("Host")) == len(sent.get_all("Content-Type")) == 1
 
 
+def test_who_calls(bedrock, environ):
+    bt.call(INVOKE, {}, **given(environ, {}))
+    bt.call(INVOKE, {}, headers=[("user-agent", "an app/2")], **given(environ, {}))
+    said = [request.headers.get_all("User-Agent") for request in bedrock.requests]
+    assert said == [[f"bedrock_token/{bt.__version__}"], ["an app/2"]]
+
+
 @pytest.mark.parametrize("header", [
     ("a", "b\r\nAuthorization: Bearer other"), ("a", "b\nc"), ("a\r\nb", "c"), ("a b", "c"), ("", "c"),
 ], ids=ascii)

@@ -312,7 +312,8 @@ def test_check_sends_what_it_would_use(cli):
     assert own.headers["Authorization"] == f"Bearer {LONG_TERM}"
     assert minted.line == own.line == "GET /foundation-models"
     assert model.line == "POST /model/us.amazon.nova-micro-v1%3A0/converse"
-    assert model.json["inferenceConfig"] == {"maxTokens": 1}
+    assert model.json == {
+        "messages": [{"role": "user", "content": [{"text": "Hi"}]}], "inferenceConfig": {"maxTokens": 1}}
 
 
 OWN_TOKENS = [
