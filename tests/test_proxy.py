@@ -287,7 +287,7 @@ def test_endpoint(endpoint, variable, base, start, bedrock):
 
 @posix("Windows has no such signals")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_signals_end_it(name, start, bedrock):
+def test_signals_end_it(name, start, bedrock, interruptible):
     """Also while an answer is under way and a client says nothing."""
     proxy = start(**KEYS, AWS_ENDPOINT_URL_BEDROCK_RUNTIME=bedrock.url)
     rest = threading.Event()
