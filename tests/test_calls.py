@@ -621,6 +621,13 @@ def test_refused_token_is_renewed(denial, bedrock, either, rotated):
     assert key_ids(bedrock)[2:] == ["ASIALOOKUP2"]
 
 
+def test_token_refused_as_unauthorized_is_renewed(bedrock, either, rotated):
+    """As the OpenAI-compatible operations say it."""
+    bedrock.faults += [answer(401, {"error": {"message": fake_aws.EXPIRED}})]
+    assert either(token=rotated[0])
+    assert key_ids(bedrock) == ["ASIALOOKUP1", "ASIALOOKUP2"]
+
+
 @pytest.mark.parametrize("function", [
     lambda **options: bt.converse(MODEL, [], **options),
     lambda **options: list(bt.converse_stream(MODEL, [], **options)),

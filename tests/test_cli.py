@@ -34,7 +34,9 @@ def write_config(home, text):
 # --- the token and its formats -------------------------------------------------------------
 
 def test_json(cli):
-    document = json.loads(cli("--format", "json").out)
+    text = cli("--format", "json").out
+    document = json.loads(text)
+    assert text == json.dumps(document, indent=2) + "\n"
     token, expiration, left = (document.pop(key) for key in ("token", "expiration", "expires_in"))
     assert document == {
         "token_type": "Bearer", "service": "bedrock", "region": "us-east-1",

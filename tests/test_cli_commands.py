@@ -412,7 +412,8 @@ def test_converse(args, stdin, want, cli, runtime):
     assert result == (0, "Hello, world\n", "")
     [request] = runtime.requests
     assert request.line == "POST /model/us.amazon.nova-micro-v1%3A0/converse-stream"
-    assert request.json["messages"] == [{"role": "user", "content": [{"text": want}]}]
+    assert request.headers["Accept"] == "application/vnd.amazon.eventstream"
+    assert request.json == {"messages": [{"role": "user", "content": [{"text": want}]}]}
 
 
 START, HELLO, WORLD, STOP, END, USAGE = (event(*each) for each in fake_aws.EVENTS)

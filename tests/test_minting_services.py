@@ -81,6 +81,7 @@ def test_token_of_the_package(credentials, region, expires_in, payload):
 def test_bedrock_unless_named():
     token = bt.get_token(STATIC, "us-east-1", now=NOON)
     assert token.service == "bedrock"
+    assert bt.Token(str(token), token.expiration, token.region).service == "bedrock"
     assert token == bt.get_token(STATIC, "us-east-1", service="bedrock", now=NOON)
     assert token.startswith("bedrock-api-key-")
     assert bt.provide_token("us-east-1", Loader()).service == "bedrock"

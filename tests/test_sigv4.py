@@ -1,5 +1,7 @@
 """Signature Version 4 where AWS's vectors are silent."""
 
+from urllib.parse import quote
+
 import pytest
 
 import bedrock_token as bt
@@ -37,6 +39,13 @@ HEADERS = [
 @pytest.mark.parametrize("headers, block, signed", cases(HEADERS))
 def test_canonical_headers(headers, block, signed):
     assert bt._canonical_headers(headers) == (block, signed)
+
+
+@pytest.mark.parametrize("text", [
+    "", "%", "X%", "%X", "%25", "a b", "+/=~", "".join(map(chr, range(256))), "\u20ac\U0001f600",
+], ids=ascii)
+def test_percent_encoding(text):
+    assert bt._uri_encode(text) == quote(text, safe="-_.~")
 
 
 STS = ("POST", "sts.us-east-1.amazonaws.com", "/", [])
