@@ -167,6 +167,7 @@ def test_who_calls(bedrock, environ):
 
 @pytest.mark.parametrize("header", [
     ("a", "b\r\nAuthorization: Bearer other"), ("a", "b\nc"), ("a\r\nb", "c"), ("a b", "c"), ("", "c"),
+    ("a:b", "c"), ("Authorization", "Bearer other"), ("host", "elsewhere"), ("Content-Length", "1"), ("a", "\u00e9"),
 ], ids=ascii)
 def test_header_refused(header, bedrock, either):
     with pytest.raises(ValueError):

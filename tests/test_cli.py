@@ -205,6 +205,7 @@ def test_help_has_every_command_and_format(cli):
     options = ["--region", "--profile", "--expires-in", "--format", "--var", "-q", "--version"]
     formats = ["token", "json", "env", "env-no-export", "powershell", "windows-cmd", "fish"]
     assert missing([*COMMANDS, *options, *formats, r"\b130\b"], cli("--help").out) == []
+    assert cli("-h") == cli("--help")
 
 
 def test_version(cli):

@@ -105,6 +105,7 @@ def test_inspect_facts_of_a_long_term_key(cli):
     result = cli("inspect", "--format", "json", stdin=LONG_TERM)
     document = json.loads(result.out)
     assert (result.status, document["valid"], document["kind"]) == (0, True, "long-term")
+    assert result.out == json.dumps(document, indent=2) + "\n"
     assert "expires_at" not in document
 
 

@@ -1,5 +1,6 @@
 """What becomes of the answers of broken services; proxies, and TLS."""
 
+import errno
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from tests.fake_aws import (
 )
 from tests.helpers import (
     EARLIER, ENV_BASE, LATER, ROLE_LINE, SSO_CACHE, SSO_LINES, STS_SETTINGS, cases, everything_in,
-    furnish, key_of, known_keys, role, write_home,
+    furnish, key_of, known_keys, posix, role, write_home,
 )
 
 
@@ -259,6 +260,16 @@ def test_nobody_there(slow):
         assert bool(re.search("cannot be used: [A-Za-z]", outcome.text)) == (
             not name.startswith("imds"))
         assert [secret for secret in SECRETS if secret in outcome.text] == []
+
+
+@posix("Windows has words of its own")
+def test_words_of_the_system(environ, base_role):
+    environ["AWS_ENDPOINT_URL_STS"] = refused_url()
+    with pytest.raises(CredentialsError) as caught:
+        load_credentials("p", environ=environ)
+    address = environ["AWS_ENDPOINT_URL_STS"].partition("//")[2]
+    assert caught.value.message.endswith(f": {address} cannot be used: {os.strerror(errno.ECONNREFUSED)}")
+    assert caught.value.hint == ""
 
 
 @pytest.mark.parametrize("status", [302, 307])
