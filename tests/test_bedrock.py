@@ -604,8 +604,10 @@ def test_error_tells_all(call, runtime):
     assert isinstance(error, bt.BedrockTokenError)
     assert (error.status, error.code) == (403, "AccessDeniedException")
     assert (error.message, error.request_id) == (runtime.denial, REQUEST_ID[1])
-    for part in ("403", error.code, error.message, error.request_id):
-        assert part in str(error)
+    assert str(error) == (
+        "AccessDeniedException (HTTP 403): You don't have access to the model with the specified model ID."
+        f" [request {REQUEST_ID[1]}]")
+    assert str(bt.BedrockError(0, "", "It broke", hint="try again")) == "error: It broke; try again"
 
 
 @pytest.mark.parametrize("function", [bt.converse, bt.converse_stream])

@@ -15,7 +15,7 @@ import bedrock_token
 from bedrock_token import CredentialsError, NoCredentialsError, load_credentials
 from tests.fake_aws import Container, Imds, SsoPortal, Sts, role_keys
 from tests.helpers import (
-    ARN, LATER, PROCESS_LINE, ROLE_LINE, SSO_LINES, STS_SETTINGS, cases, furnish, keys,
+    ARN, LATER, PROCESS_LINE, ROLE_LINE, SSO_LINES, STS_SETTINGS, cases, furnish, keys, write_home,
 )
 
 
@@ -160,6 +160,20 @@ PLACES = [
 ]
 
 
+def places_of_profiles(error):
+    """What is said of them, after the names of their settings."""
+    return {place.partition("): ")[2] for place in error.places if place.startswith("profile ")}
+
+
+def test_nothing_in_the_files(environ):
+    for file in ("config", "credentials"):
+        write_home(environ)
+        Path(environ["HOME"], ".aws", file).unlink()
+        with pytest.raises(NoCredentialsError) as raised:
+            load_credentials(environ=environ)
+        assert places_of_profiles(raised.value) == {"not set"}
+
+
 def test_nothing_configured(environ, home):
     with pytest.raises(NoCredentialsError) as raised:
         load_credentials(environ=environ)
@@ -167,8 +181,8 @@ def test_nothing_configured(environ, home):
     assert len(error.places) == len(PLACES)
     for place, words in zip(error.places, PLACES):
         assert [word for word in words if word not in place] == []
-    files = [str(home / ".aws" / name) for name in ("config", "credentials")]
-    assert [file for file in files if file not in str(error)] == []
+    config, credentials = (home / ".aws" / name for name in ("config", "credentials"))
+    assert places_of_profiles(error) == {f"no such file, neither {config} nor {credentials}"}
     assert "skipped" not in str(error)
     # First what happened and what to do; then the places, one a line.
     assert "aws configure" in str(error).split("\n")[0]

@@ -10,7 +10,7 @@ import pytest
 import bedrock_token as bt
 from tests.fake_aws import (
     REQUEST_ID, BedrockRuntime, Forever, LateContainer, Oidc, SsoPortal, Sts, answer, close, html,
-    raw, redirect, role_keys,
+    raw, redirect, role_keys, tunnel,
 )
 from tests.helpers import (
     ARN, ENV_BASE, LATER, MESSAGES, MODEL, SSO_CACHE, STATIC, WEB_TOKEN, cases, check_side_by_side, key_of,
@@ -250,6 +250,17 @@ def test_call_that_may_have_been_made_is_not_repeated(call, runtime, fault):
         call()
     assert str(TOKEN) not in str(caught.value)
     assert len(runtime.requests) == 1
+
+
+def test_call_that_a_proxy_did_not_let_out_is_repeated(environ, pem):
+    """Nothing was sent, so nothing can have been made."""
+    def check(function):
+        with BedrockRuntime(faults=[html(503), tunnel(pem)]) as runtime:
+            assert function(MODEL, MESSAGES, token=TOKEN, environ={
+                **environ, "HTTPS_PROXY": runtime.url, "AWS_CA_BUNDLE": pem})
+        assert [request.method for request in runtime.requests] == ["CONNECT", "CONNECT", "POST"]
+
+    check_side_by_side(check, BOTH.items())
 
 
 def test_call_that_was_turned_away_is_repeated_until_it_may_have_been_made(environ):

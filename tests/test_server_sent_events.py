@@ -166,6 +166,7 @@ THROTTLED = {"message": "Too many tokens", "type": "throttling_error", "code": "
      "overloaded_error", "Overloaded"),
     ("without a code", CHAT_PATH, [data({"error": {**THROTTLED, "code": None}})],
      "throttling_error", "Too many tokens"),
+    ("its type alone", MESSAGES_PATH, [data({"type": "error", "message": "no", "code": "x"})], "x", "no"),
     ("without a code and a type", CHAT_PATH, [data({"error": {"message": "no"}})], "", "no"),
     ("without anything", CHAT_PATH, [data({"error": {}})], "", "no message"),
     ("several lines", CHAT_PATH, [b'data: {"error":\ndata: {"message": "no", "code": "x"}}\n\n'],

@@ -35,6 +35,14 @@ def test_hop_limit_below_a_role(environ, metadata):
         load_credentials("p", environ=environ)
 
 
+def test_no_hop_limit_where_no_connection_stands(environ, nobody_answers):
+    del environ["AWS_EC2_METADATA_DISABLED"]
+    with pytest.raises(NoCredentialsError) as caught:
+        load_credentials(environ=environ)
+    assert caught.value.places[-1] == "instance metadata (EC2): no answer"
+    assert set(nobody_answers) == {("169.254.169.254", 80)}
+
+
 @pytest.mark.parametrize("fault, url", cases([
     ("nobody is there", None, refused_url()),
     ("the PUT is refused", html(404), None),

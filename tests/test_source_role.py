@@ -411,7 +411,7 @@ def test_assume_role_arguments(environ, sts, arguments, want):
     timedelta(seconds=43201),
 ], ids=repr)
 def test_assume_role_refuses_a_duration(environ, duration):
-    with pytest.raises(ValueError, match="duration"):
+    with pytest.raises(ValueError, match=r"^duration\b"):
         assume_role(ARN + "P", credentials=BASE, environ=environ, duration=duration)
 
 
