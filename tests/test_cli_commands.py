@@ -102,6 +102,7 @@ def test_inspect_facts_of_a_long_term_key(cli):
     assert (facts["kind"], facts["user name"], facts["account id"]) == (
         "long-term", "BedrockAPIKey-x7k2", "123456789012")
     assert missing(["long-term key"], "\n".join(warnings)) == []
+    assert cli("inspect", "--format", "text", stdin=LONG_TERM) == cli("inspect", stdin=LONG_TERM)
     result = cli("inspect", "--format", "json", stdin=LONG_TERM)
     document = json.loads(result.out)
     assert (result.status, document["valid"], document["kind"]) == (0, True, "long-term")

@@ -13,6 +13,7 @@ from xml.sax.saxutils import escape
 
 import pytest
 
+import bedrock_token
 from bedrock_token import Credentials, CredentialsError, load_credentials
 from tests.fake_aws import (
     PEM, Container, Fake, Forever, Imds, Oidc, Proxy, SsoPortal, Sts, answer, close, drip, hang,
@@ -262,6 +263,12 @@ def test_nobody_there(slow):
         assert [secret for secret in SECRETS if secret in outcome.text] == []
 
 
+def test_header_with_a_line_break_is_not_sent():
+    """Whatever let it through before."""
+    with pytest.raises(ValueError, match="line break"):
+        bedrock_token._exchange(None, "GET", "/", "host", [("A", "b\r\nC: d")])
+
+
 @posix("Windows has words of its own")
 def test_words_of_the_system(environ, base_role):
     environ["AWS_ENDPOINT_URL_STS"] = refused_url()
@@ -415,6 +422,17 @@ def test_proxy_user_is_in_no_error(environ, base_role):
     assert [error for proxy, error, _ in errors[1:] if proxy not in error] == []
     assert [part for part in (*USER, "planted", BASIC.partition(" ")[2])
             for _, _, everything in errors if part in everything] == []
+
+
+def test_password_that_a_proxy_repeats(environ, base_role):
+    """Too short to be found as a part of the whole login."""
+    with Fake(faults=[Forever(answer(407, {"message": "pw4711 is wrong"}))]) as proxy:
+        with pytest.raises(CredentialsError) as raised:
+            load_credentials("p", environ={
+                **environ, "AWS_ENDPOINT_URL_STS": "http://service.test",
+                "HTTP_PROXY": proxy.url.replace("//", "//me:pw4711@")})
+    assert "HTTP 407 ... is wrong" in str(raised.value)
+    assert "pw4711" not in everything_in(raised.value)
 
 
 @pytest.mark.parametrize("url", ["http://", "http://a b", "http://user:planted@", "http://x:99999"])

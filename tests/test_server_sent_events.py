@@ -153,6 +153,18 @@ def test_damaged(text, begin):
         next(events)
 
 
+MIB = 1024 * 1024
+
+
+@pytest.mark.parametrize("parts", cases([
+    ("one line", [b"data: " + 24 * MIB * b"x"]),
+    ("many lines", 24 * [b"data: " + MIB * b"x" + b"\n"]),
+]))
+def test_event_of_24_mib(parts, begin):
+    with pytest.raises(bt.BedrockTokenError, match="too long"):
+        list(begin([*parts, b"\n\n", DONE]))
+
+
 THROTTLED = {"message": "Too many tokens", "type": "throttling_error", "code": "ThrottlingException"}
 
 
