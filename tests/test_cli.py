@@ -345,7 +345,7 @@ def test_closed_pipe_is_silent(args, runtime):
         result = child(*args, stdout=writer, env={VARIABLE: token, **at(runtime)})
     finally:
         os.close(writer)
-    assert result.err == ""
+    assert (result.status, result.err) == (141, "")
 
 
 @on_posix
@@ -467,3 +467,15 @@ def test_mfa_code_from_the_terminal(typed, words, mfa_role, terminal):
     else:
         assert missing(words, failure(result)) == []
     assert typed.decode().strip() not in read_until(b"\n", ours)
+
+
+@on_posix
+def test_mfa_code_for_the_proxy(mfa_role, terminal):
+    """It is asked for before the first client comes."""
+    ours, theirs = terminal
+    process = start_in_terminal(theirs, [*MODULE, "proxy", "--port", "0"], mfa_role)
+    assert MFA in read_until(MFA.encode(), ours)
+    os.write(ours, b"123456\n")
+    assert process.stdout.readline().startswith(b"export OPENAI_BASE_URL=http://127.0.0.1:")
+    process.terminate()
+    assert ended(process).status == 0
