@@ -424,15 +424,18 @@ def test_proxy_user_is_in_no_error(environ, base_role):
             for _, _, everything in errors if part in everything] == []
 
 
+# Too short to be found as a part of the whole login.
+PASSWORD = "pw4711"
+
+
 def test_password_that_a_proxy_repeats(environ, base_role):
-    """Too short to be found as a part of the whole login."""
-    with Fake(faults=[Forever(answer(407, {"message": "pw4711 is wrong"}))]) as proxy:
+    with Fake(faults=[Forever(answer(407, {"message": f"{PASSWORD} is wrong"}))]) as proxy:
         with pytest.raises(CredentialsError) as raised:
             load_credentials("p", environ={
                 **environ, "AWS_ENDPOINT_URL_STS": "http://service.test",
-                "HTTP_PROXY": proxy.url.replace("//", "//me:pw4711@")})
+                "HTTP_PROXY": proxy.url.replace("//", f"//me:{PASSWORD}@")})
     assert "HTTP 407 ... is wrong" in str(raised.value)
-    assert "pw4711" not in everything_in(raised.value)
+    assert PASSWORD not in everything_in(raised.value)
 
 
 @pytest.mark.parametrize("url", ["http://", "http://a b", "http://user:planted@", "http://x:99999"])

@@ -76,8 +76,8 @@ def assert_that_it_ends(server, call):
     assert str(TOKEN) not in str(caught.value)
 
 
-def converse(environ, **more):
-    return bt.converse(MODEL, MESSAGES, token=TOKEN, timeout=SOON,
+def converse(environ, timeout=SOON, **more):
+    return bt.converse(MODEL, MESSAGES, token=TOKEN, timeout=timeout,
                        environ={**environ, "AWS_REGION": "us-east-1", **more})
 
 
@@ -198,4 +198,4 @@ def test_next_address_of_a_host(environ, runtime, resolve):
         resolve((socket.AF_INET6, ("::1", closed.getsockname()[1], 0, 0)),
                 (socket.AF_INET, closed.getsockname()),
                 (socket.AF_INET, address_of(runtime)))
-        assert converse(environ, AWS_ENDPOINT_URL_BEDROCK_RUNTIME="http://service.test")
+        assert converse(environ, 30, AWS_ENDPOINT_URL_BEDROCK_RUNTIME="http://service.test")
