@@ -894,41 +894,6 @@ def _exchange(
     return response
 
 
-class _Answer(io.RawIOBase):
-    """An answer whose head has come; a file of its body as it comes. _NoAnswer where that is not complete."""
-
-    def __init__(self, route: _Route, link: _Link, response: HTTPResponse) -> None:
-        self.status, self.reason, self.headers = response.status, response.reason, response.headers
-        self.content = b""  # once read_all() was called
-        self.patience = 0.0  # seconds for each piece; 0 for all in the time that the connection has left
-        self.route, self._link, self._response = route, link, response
-        self.close = response.close  # type: ignore[method-assign]
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        from http.client import HTTPException
-        if self.patience:
-            self._link.deadline = time.monotonic() + self.patience
-        try:
-            piece = self._response.read1(len(buffer))
-            buffer[:len(piece)] = piece
-            return len(piece)
-        except (OSError, HTTPException) as error:
-            failure = self.route.failure(error)
-        self.close()  # or it would stay open for as long as somebody keeps the error
-        raise failure
-
-    def read_all(self, limit: int) -> bytes:
-        """The whole body, kept as `content`, if it has at most `limit` bytes."""
-        self.content = io.BufferedReader(self).read(limit + 1)
-        if len(self.content) > limit:
-            self.close()
-            raise self.route.failure(OSError(f"the answer has more than {limit // 1024} KiB"))
-        return self.content
-
-
 class _Route:
     """How a URL is reached, and until when: straight or through a proxy, with TLS or without."""
 
@@ -966,34 +931,6 @@ class _Route:
             self.login = [("Proxy-Authorization", f"Basic {basic}")]
             self.secrets = [basic, unquote(login), unquote(login.partition(":")[2])]
 
-    def ask(self, method: str, headers: Pairs, body: bytes | None, limit: int | None) -> _Answer | _NoAnswer:
-        """What comes of one attempt, on its own connection."""
-        from http.client import HTTPException
-        link, sent, target = None, False, self.url.target
-        try:
-            link = _connect(self.proxy or self.url, self.deadline)
-            if self.proxy and self.tls:
-                response = _exchange(link, "CONNECT", self.url.authority, self.url.authority, self.login)
-                if response.status != 200:
-                    raise OSError(f"the proxy refuses to connect, with HTTP {response.status}")
-            elif self.proxy:
-                target, headers = str(self.url), [*headers, *self.login]
-            if self.tls:  # which takes the socket away from what the proxy's answer closes at its end
-                link.limit_wait()
-                link = _Link(self.tls.wrap_socket(link.socket, server_hostname=self.url.host), self.deadline)
-
-            sent = True
-            answer = _Answer(self, link, _exchange(link, method, target, self.url.address, headers, body))
-            if limit is not None:
-                answer.read_all(limit)
-            return answer
-        except (OSError, HTTPException, ValueError, _NoAnswer) as error:
-            if link is not None:
-                link.close()  # or it would stay open for as long as somebody keeps the error
-            failure = error if isinstance(error, _NoAnswer) else self.failure(error)
-            failure.sent = sent
-            return failure
-
     def failure(self, error: Exception) -> _NoAnswer:
         """What an error of the connection means."""
         import socket
@@ -1012,6 +949,72 @@ class _Route:
         failure = _NoAnswer(f"{self.url.address} cannot be used{through}: {why}", hint)
         failure.timed_out, failure.passing = kind == "late", kind == "passing"
         failure.__cause__ = error if isinstance(error, OSError) else None  # others quote the answer
+        return failure
+
+
+class _Answer(io.RawIOBase):
+    """An answer whose head has come; a file of its body as it comes. _NoAnswer where that is not complete."""
+
+    def __init__(self, route: _Route, link: _Link, response: HTTPResponse) -> None:
+        self.status, self.reason, self.headers = response.status, response.reason, response.headers
+        self.content = b""  # once read_all() was called
+        self.patience = 0.0  # seconds for each piece; 0 for all in the time that the connection has left
+        self.route, self._link, self._response = route, link, response
+        self.close = response.close  # type: ignore[method-assign]
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        from http.client import HTTPException
+        if self.patience:
+            self._link.deadline = time.monotonic() + self.patience
+        try:
+            piece = self._response.read1(len(buffer))
+            buffer[:len(piece)] = piece
+            return len(piece)
+        except (OSError, HTTPException) as error:
+            failure = self.route.failure(error)
+        self.close()  # or it would stay open for as long as somebody keeps the error
+        raise failure
+
+    def read_all(self, limit: int) -> bytes:
+        """The whole body, kept as `content`, if it has at most `limit` bytes."""
+        self.content = io.BufferedReader(self).read(limit + 1)
+        if len(self.content) > limit:
+            self.close()
+            raise self.route.failure(OSError(f"the answer has more than {limit // 1024} KiB"))
+        return self.content
+
+
+def _attempt(
+    route: _Route, method: str, headers: Pairs, body: bytes | None, limit: int | None
+) -> _Answer | _NoAnswer:
+    """What comes of one attempt, on its own connection."""
+    from http.client import HTTPException
+    link, sent, target = None, False, route.url.target
+    try:
+        link = _connect(route.proxy or route.url, route.deadline)
+        if route.proxy and route.tls:
+            response = _exchange(link, "CONNECT", route.url.authority, route.url.authority, route.login)
+            if response.status != 200:
+                raise OSError(f"the proxy refuses to connect, with HTTP {response.status}")
+        elif route.proxy:
+            target, headers = str(route.url), [*headers, *route.login]
+        if route.tls:  # which takes the socket away from what the proxy's answer closes at its end
+            link.limit_wait()
+            link = _Link(route.tls.wrap_socket(link.socket, server_hostname=route.url.host), route.deadline)
+
+        sent = True
+        answer = _Answer(route, link, _exchange(link, method, target, route.url.address, headers, body))
+        if limit is not None:
+            answer.read_all(limit)
+        return answer
+    except (OSError, HTTPException, ValueError, _NoAnswer) as error:
+        if link is not None:
+            link.close()  # or it would stay open for as long as somebody keeps the error
+        failure = error if isinstance(error, _NoAnswer) else route.failure(error)
+        failure.sent = sent
         return failure
 
 
@@ -1090,7 +1093,7 @@ def _send(
         said.append(("Content-Length", str(len(body))))
 
     for attempt in itertools.count(1):
-        outcome = route.ask(method, said, body, limit)
+        outcome = _attempt(route, method, said, body, limit)
         last = attempt >= attempts
         pause = random.random() * min(2 ** (attempt - 1), 20) * (1 if model else 0.1)  # seconds
 

@@ -243,10 +243,7 @@ def arguments(function):
 
 
 class Uses(ast.NodeVisitor):
-    """The names that code uses, but for a function's own variables: {name: line}.
-
-    Annotations are left out: they are not evaluated.
-    """
+    """The names that code uses, annotations included, but for a function's own variables: {name: line}."""
 
     def __init__(self, *nodes):
         self.names = {}
@@ -257,15 +254,8 @@ class Uses(ast.NodeVisitor):
         if isinstance(node.ctx, ast.Load):
             self.names.setdefault(node.id, node.lineno)
 
-    def visit_AnnAssign(self, node):
-        if node.value:
-            self.visit(node.value)
-
-    def visit_arg(self, node):
-        pass
-
     def visit_FunctionDef(self, node):
-        for part in (*node.decorator_list, node.args):
+        for part in filter(None, (*node.decorator_list, node.args, node.returns)):
             self.visit(part)
         own = {each.arg for each in arguments(node)} | {
             each.id for each in ast.walk(node)
@@ -314,7 +304,10 @@ def test_nothing_is_used_before_it_is_defined():
     ("default", "def a(b=B): pass\nB = 1", ["line 1: B"]),
     ("class", "class A(B): pass\nclass B: pass", ["line 1: B"]),
     ("method", "class A:\n    def a(self): return b()\ndef b(): pass", ["line 2: b"]),
-    ("annotation", "def a(b: B) -> B:\n    c: B = b\nclass B: pass", []),
+    ("annotation of an argument", "def a(b: B): pass\nclass B: pass", ["line 1: B"]),
+    ("annotation of what is returned", "def a() -> B: pass\nclass B: pass", ["line 1: B"]),
+    ("annotation of a variable", "def a():\n    b: B = 1\nclass B: pass", ["line 2: B"]),
+    ("annotation with its own class", "class A:\n    def a(self) -> A: pass", []),
     ("in the right order", "def b(): pass\ndef a(): b()", []),
     ("each other", "def a(): b()\ndef b(): a()", []),
     ("itself", "def a(): a()", []),
