@@ -623,7 +623,6 @@ def test_refused_token_is_renewed(denial, bedrock, either, rotated):
 
 
 def test_token_refused_as_unauthorized_is_renewed(bedrock, either, rotated):
-    """As the OpenAI-compatible operations say it."""
     bedrock.faults += [answer(401, {"error": {"message": fake_aws.EXPIRED}})]
     assert either(token=rotated[0])
     assert key_ids(bedrock) == ["ASIALOOKUP1", "ASIALOOKUP2"]
