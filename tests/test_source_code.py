@@ -283,14 +283,14 @@ def names_of(node):
 
 
 def used_too_early(tree):
-    """The uses of what is defined further down; two functions may call each other."""
+    """The uses of what is defined further down, but for those of a function that the other uses too."""
     place = {name: number for number, node in enumerate(tree.body) for name in names_of(node)}
     used = [Uses(node).names for node in tree.body]
     return [
         f"line {line}: {name}"
         for number, uses in enumerate(used) for name, line in uses.items()
         if place.get(name, -1) > number
-        and not any(own in used[place[name]] for own in names_of(tree.body[number]))
+        and not (isinstance(tree.body[number], ast.FunctionDef) and tree.body[number].name in used[place[name]])
     ]
 
 
@@ -310,6 +310,7 @@ def test_nothing_is_used_before_it_is_defined():
     ("annotation with its own class", "class A:\n    def a(self) -> A: pass", []),
     ("in the right order", "def b(): pass\ndef a(): b()", []),
     ("each other", "def a(): b()\ndef b(): a()", []),
+    ("classes each other", "class A:\n    a: B\nclass B:\n    a: A", ["line 2: B"]),
     ("itself", "def a(): a()", []),
     ("argument", "def a(b): b()\ndef b(): pass", []),
     ("argument of a lambda", "a = lambda b: b()\ndef b(): pass", []),
