@@ -695,6 +695,7 @@ class Endless:
         self._ends = []
         self._threads = []
         self._lock = threading.Lock()
+        self._accepted = threading.Event()
 
     def __enter__(self):
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -709,6 +710,7 @@ class Endless:
 
     def ends(self):
         """How each connection ended: "client left" or "bound reached"."""
+        self._accepted.wait(self.bound)  # a client may have come and left before we looked
         with self._lock:
             threads = list(self._threads)
         for thread in threads:
@@ -725,6 +727,7 @@ class Endless:
             with self._lock:
                 thread.start()
                 self._threads.append(thread)
+            self._accepted.set()
 
     def _serve(self, link):
         try:
