@@ -1333,7 +1333,7 @@ def _replace_cache(path: str, old: dict[str, Any], make: Callable[..., dict[str,
         new = make(old)
         with suppress(OSError):  # what has been made is good even if it cannot be kept
             write(temporary, json.dumps(new))
-            for _ in range(20):
+            for _ in range(10):  # well within the 2 s that others wait for it
                 with suppress(PermissionError):  # on Windows, where another program has the file open
                     os.replace(temporary, target)
                     return new

@@ -93,7 +93,7 @@ def left_in(path):
 
 # --- many renew one session ----------------------------------------------------------------
 
-COUNT = 8 if os.name == "posix" else 4  # half the load where files that are open cannot be replaced
+COUNT = 8
 
 
 class SlowOidc(Oidc):
