@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from base64 import b64encode
 from datetime import timedelta
 
@@ -560,6 +561,18 @@ def test_retry_after_of_any_kind(environ):
     check_side_by_side(check, [
         (f"{function.__name__}, {value[:9]}", function, value) for function in BOTH
         for value in ("0", "-5", "soon", "", "1e9999", "9" * 4000, "nan")])
+
+
+def test_what_the_token_took_is_not_there_for_the_call(bedrock, either):
+    def late():
+        end = time.monotonic() + 0.05
+        while time.monotonic() < end:
+            pass
+        return TEXT
+
+    with pytest.raises(bt.BedrockTokenError, match=r"no answer within 0\.05 s"):
+        either(token=late, timeout=0.05)
+    assert bedrock.requests == []
 
 
 def test_all_within_the_timeout(bedrock, either, environ):
